@@ -92,9 +92,7 @@ def nginx(folder: Path, port: int, front: int) -> Iterator[None]:
     )
     (server,) = re.findall(r"```nginx\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     for old, new in {
-        # The guide's comment has the line for older versions, such as Debian's.
-        "listen 443 ssl;": "",
-        "http2 on;  # before nginx 1.25.1:  listen 443": f"listen 127.0.0.1:{front}",
+        "listen 443 ssl": f"listen 127.0.0.1:{front} ssl",
         "/etc/ssl/shop.pem": str(certificate),
         "/etc/ssl/shop.key": str(key),
         "http://127.0.0.1:8000;": f"http://127.0.0.1:{port}; proxy_bind {PROXY};",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -152,6 +154,24 @@ def test_one_of_several_concurrent_commands_makes_the_env_file(stand_in):
     assert [path for path in made if path] == [root / ".env"]
     assert len((root / ".env").read_text()) == len("SECRET_KEY=") + 64 + 1
     assert sorted(os.listdir(root)) == [".env", ".env.example", "pyproject.toml", "src"]
+
+
+@pytest.mark.process
+def test_a_full_disk_is_named_in_one_line(stand_in):
+    """If `.env` can't be written, the error names the file and the reason, and leaves nothing."""
+    root = stand_in()
+    (root / ".env.example").write_text("SECRET_KEY=\n" + "#" * 100_000)
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from vibetuner.project import ensure_env_file; ensure_env_file()"
+    )
+    # -B: the limit would cut off files of bytecode, too.
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = f"{root / '.env'} can't be made from .env.example (File too large). Make room"
+    assert line in done.stderr.splitlines()[-1]
+    assert sorted(os.listdir(root)) == [".env.example", "pyproject.toml", "src"]
 
 
 def test_two_secrets_are_never_the_same(stand_in):

@@ -9,6 +9,7 @@ import secrets
 import tomllib
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,12 @@ def worker_command(environment: str) -> str:
     return f"vibetuner run {'prod' if environment == 'production' else 'dev'} worker"
 
 
+@cache
 def code_digest(project: ProjectInfo) -> str:
-    """Return a digest of the Python files of the project's package, wherever it is installed."""
+    """Return a digest of the Python files of the project's package, wherever it is installed.
+
+    The first digest is kept: it is that of the code that this process has imported.
+    """
     package = project.root / "src" / project.package
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -171,6 +176,9 @@ def ensure_env_file() -> Path | None:
     """Create `.env` from `.env.example`, with a new SECRET_KEY, unless it exists.
 
     Returns the new file's path, or None if it existed.
+
+    Raises:
+        ProjectError: the folder is read-only, or its disk is full.
     """
     root = find_root()
     if root is None or (root / ".env").exists() or not (root / ".env.example").is_file():
@@ -178,13 +186,19 @@ def ensure_env_file() -> Path | None:
     example = (root / ".env.example").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^SECRET_KEY=$", f"SECRET_KEY={secrets.token_urlsafe(48)}", example)
     draft = root / f".env.{secrets.token_hex(4)}"
-    draft.touch(mode=0o600)
     try:
+        draft.touch(mode=0o600)
         draft.write_text(text, encoding="utf-8")
         # link() refuses to replace a file: of two commands that start at once, one wins.
         os.link(draft, root / ".env")
     except FileExistsError:
         return None
+    except OSError as error:
+        raise ProjectError(
+            f"{root / '.env'} can't be made from .env.example ({error.strerror}). "
+            "Make room, or make its folder one that you may write to"
+        ) from None
     finally:
-        draft.unlink()
+        with suppress(OSError):
+            draft.unlink()
     return root / ".env"

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.mongo import running_mongo
-from tests.processes import run_vibetuner
+from tests.processes import free_port, run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
 from vibetuner.redis.blocking import ask
+from vibetuner.redis.keys import Keys
+from vibetuner.redis.rights import acl_rules
 from vibetuner.redis.url import parse_url
 
 pytestmark = pytest.mark.slow
@@ -67,6 +69,41 @@ def test_the_doctor_names_the_rights_that_are_missing(tmp_path: Path, server: Va
         )
         assert refused.returncode == 1
         assert cures[0] in refused.stdout + refused.stderr
+
+
+def test_the_doctor_names_a_mail_server_that_does_not_answer(tmp_path: Path):
+    """The doctor logs in to the mail server, and names one that is away, with the cure."""
+    shop, variables = write_shop(tmp_path / "shop"), {"SECRET_KEY": "Wq9-tests-4kJx81_ZrtPq0-LmNv7"}
+    url = f"smtp://127.0.0.1:{free_port()}"
+    for more, text in (
+        ({"SMTP_URL": url}, f"{url[7:]} does not answer (Connection refused)"),
+        ({"SMTP_URL": url, "ENVIRONMENT": "production"}, "no sender configured"),
+    ):
+        done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, **variables, **more)
+        (found,) = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "mail"]
+        assert (found["level"], found["text"]) == ("error", text)
+        assert "SMTP_URL" in found["cure"] or "MAIL_FROM=" in found["cure"]
+
+
+def test_the_documented_rights_are_enough_for_the_doctor(tmp_path: Path, server: Valkey):
+    """With the documented rights, the doctor reads all but the server's configuration.
+
+    A right that an earlier version of that line lacks is named, with the rule that grants it.
+    """
+    shop, address = write_shop(tmp_path / "shop"), parse_url(server.url)
+    rules = acl_rules(Keys("corner-shop"))
+    ask(address, ["ACL", "SETUSER", "ann", "on", ">x", *rules])
+    url = server.url.replace("://", "://ann:x@")
+    done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, REDIS_URL=url)
+    found = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "Redis"]
+    assert [one["level"] for one in found] == ["ok", "note"]
+    (denied,) = ask(address, ["ACL", "LOG"])
+    assert {str(entry[entry.index("object") + 1]) for entry in denied} == {"config|get"}  # type: ignore[union-attr]
+
+    ask(address, ["ACL", "SETUSER", "ann", "-type"])
+    done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, REDIS_URL=url)
+    cures = {one["cure"] for one in json.loads(done.stdout)["findings"] if one["area"] == "Redis"}
+    assert "allow it:  ACL SETUSER ann +type" in cures
 
 
 @pytest.mark.parametrize(("percent", "level"), [(95, "warning"), (150, "error")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,18 @@ from vibetuner.cli.task_queue import print_detail, print_page, print_reasons, pr
 from vibetuner.cli.watch import _as_bar
 from vibetuner.config import Settings, using_settings
 from vibetuner.project import using_data_dir
-from vibetuner.tasks.inspect.model import Counts, Page, QueueView, Row, State, TaskDetail
+from vibetuner.tasks.inspect.model import (
+    Counts,
+    Page,
+    QueueView,
+    Reason,
+    Row,
+    State,
+    TaskDetail,
+    WorkerView,
+)
 from vibetuner.tasks.inspect.stats import Outbox, Span, Stats
-from vibetuner.tasks.inspect.why import Reason
+from vibetuner.tasks.journal.entry import Beat
 from vibetuner.tasks.progress import ProgressState, ProgressStatus
 
 
@@ -98,6 +108,7 @@ def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
         hour=Span("hour"),
         day=Span("day"),
         workers=[],
+        faults={},
     )
     with using_settings(Settings(environment="test")):
         print_stats(stats)
@@ -107,6 +118,45 @@ def test_numbers_name_what_nobody_works_on(capsys: pytest.CaptureFixture[str]):
     assert "queue default  1 queued, 0 scheduled  read by 2 live workers" in lines
     assert "queue mail  2 queued, 1 scheduled  no live worker reads it" in lines
     assert lines[-1].startswith("No live worker. Start one:  vibetuner run")
+
+
+def test_numbers_name_workers_that_need_somebody(capsys: pytest.CaptureFixture[str]):
+    """A worker of older code, and one whose clock is off, are named with the cure."""
+    beat = Beat(
+        id="a1b2", host="vm", pid=7, started=0, at=0, concurrency=16, running=0, code="old",
+        project="shop", version="0.1.0",
+    )  # fmt: skip
+    views = [
+        WorkerView(beat, 1.0),
+        WorkerView(replace(beat, id="c3d4", code="new"), 1.0, ahead=-90.0),
+        WorkerView(replace(beat, id="e5f6", code="new"), 1.0, ahead=1.5),
+        WorkerView(replace(beat, id="f7a8", project="bakery"), 1.0),
+        WorkerView(replace(beat, id="a9b0"), 50.0),
+    ]
+    counts = Counts(queued=0, running=0, scheduled=0, ended=0, queues=[])
+    stats = Stats(
+        counts=counts,
+        dead=0,
+        outbox=None,
+        hour=Span("hour"),
+        day=Span("day"),
+        workers=views,
+        faults={view.beat.id: view.faults("shop", "new") for view in views},
+    )
+    print_stats(stats)
+    shown = capsys.readouterr().out
+    lines = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "a1b2 runs other code (version 0.1.0) than is here",
+        "restart whichever is older",
+        "the clock of vm is 90 s behind that of Redis (c3d4)",
+        "keep both in time by NTP: schedules and shown times go by them",
+        "f7a8 belongs to another project, bakery: each fails the other's tasks",
+        "give each project a REDIS_KEY_PREFIX of its own",
+    ]
+    print_stats(stats, as_json=True)
+    workers = json.loads(capsys.readouterr().out)["workers"]
+    assert [len(one["faults"]) for one in workers] == [1, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_beside_a_worker_health_and_doctor_see_it(
         write(shop / "src/shop/new.py", "CHANGED = 1\n")
         findings = json.loads(typed("doctor", "--json").stdout)["findings"]
         assert any("runs other code" in one["text"] for one in findings)
+        [view] = json.loads(typed("tasks", "stats", "--json").stdout)["workers"]
+        assert "runs other code" in view["faults"][0]["text"]
         about = (shop / "pyproject.toml").read_text(encoding="utf-8")
         write(shop / "pyproject.toml", about.replace('"corner-shop"', '"other-shop"'))
         prefix = environment.get("REDIS_KEY_PREFIX", "corner-shop:")

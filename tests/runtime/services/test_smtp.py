@@ -46,6 +46,19 @@ async def test_a_message_arrives_as_it_was_made(smtp):
     assert arrived["Subject"] == "Grüße aus 東京"
 
 
+async def test_a_check_logs_in_and_sends_nothing(start_smtp):
+    """A check of the server logs in, sends no mail, and names why it fails."""
+    async with start_smtp(users={"ann": "right"}) as smtp:
+        await mailer(smtp, "ann:right@").check("example.com", 10)
+        with pytest.raises(MailRefused, match="refused the login"):
+            await mailer(smtp, "ann:wrong@").check("example.com", 10)
+        assert smtp.logins == [("ann", "right"), ("ann", "wrong")]
+        assert (smtp.greeted_as, smtp.raw) == (["example.com"] * 2, [])
+    async with start_smtp(silent=True) as smtp:
+        with pytest.raises(ServiceUnavailable, match=r"no answer within 0\.2 s"):
+            await mailer(smtp).check("example.com", 0.2)
+
+
 async def test_the_greeting_does_not_tell_this_machines_name(smtp):
     """The greeting names the sender's domain, and not this machine."""
     await mailer(smtp).send(message())

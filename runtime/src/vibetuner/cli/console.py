@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from vibetuner.errors import CommandError
+from vibetuner.errors import CommandError, ProjectError
 from vibetuner.logs import is_colourful
 from vibetuner.project import ensure_env_file
 
@@ -107,5 +107,5 @@ def prepare_env_file() -> None:
         return
     if any(os.environ.get(name) for name in ("REDIS_URL", "MONGODB_URL", "DATABASE_URL")):
         return
-    with suppress(OSError):  # in a read-only folder, later errors name the missing settings
+    with suppress(ProjectError):  # in a read-only folder, later errors name the missing settings
         make_env_file()

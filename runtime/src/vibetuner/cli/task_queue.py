@@ -23,7 +23,7 @@ from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable, counted
 from vibetuner.loader import load_project, make_importable
 from vibetuner.project import project_info, worker_command
-from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, TaskDetail
+from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Reason, Row, State, TaskDetail
 from vibetuner.tasks.inspect.queue import answering, this_queue, whole_id
 from vibetuner.tasks.inspect.stats import open_outbox
 from vibetuner.tasks.registry import find_named, import_tasks
@@ -32,7 +32,6 @@ from vibetuner.timing import duration, parse_moment
 
 if TYPE_CHECKING:
     from vibetuner.tasks.inspect.stats import Span, Stats
-    from vibetuner.tasks.inspect.why import Reason
 
 T = TypeVar("T")
 
@@ -217,6 +216,9 @@ def print_stats(stats: Stats, *, as_json: bool = False) -> None:
             f"{beat.running} of {beat.concurrency} running, {one_line(beat.host)} pid {beat.pid}, "
             f"version {one_line(beat.version)}"
         )
+        for fault in stats.faults.get(beat.id, ()):
+            console.print(f"  {one_line(fault.text)}", style="red")
+            console.print(f"  {one_line(fault.cure)}", style="green")
     if not any(view.is_live for view in stats.workers):
         start = worker_command(get_settings().environment)
         console.print(f"No live worker. Start one:  {start}")
@@ -245,7 +247,12 @@ def _plain_stats(stats: Stats) -> dict[str, Any]:
         "hour": _plain_span(stats.hour),
         "day": _plain_span(stats.day),
         "workers": [
-            {**asdict(view.beat), "silent": view.silent, "live": view.is_live}
+            {
+                **asdict(view.beat),
+                "silent": view.silent,
+                "live": view.is_live,
+                "faults": [asdict(fault) for fault in stats.faults.get(view.beat.id, ())],
+            }
             for view in stats.workers
         ],
     }

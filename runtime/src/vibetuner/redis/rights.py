@@ -20,7 +20,7 @@ COMMANDS = (
     "hincrby", "hlen", "hmget", "hrandfield", "hscan", "hset", "hsetnx", "incr", "info", "llen",
     "lrange", "ltrim", "mget", "mset", "multi", "pexpire", "ping", "pttl", "publish", "rpush",
     "sadd", "scan", "scard", "script|load", "select", "set", "sismember", "smembers", "spublish",
-    "srem", "ssubscribe", "subscribe", "time", "unsubscribe", "wait", "waitaof",
+    "srem", "ssubscribe", "subscribe", "time", "type", "unsubscribe", "wait", "waitaof",
     "xack", "xadd", "xautoclaim", "xclaim", "xdel", "xgroup|create", "xgroup|delconsumer",
     "xinfo|consumers", "xinfo|groups", "xlen",
     "xpending", "xrange", "xreadgroup", "xrevrange", "xtrim", "zadd", "zcard", "zrange", "zrem",

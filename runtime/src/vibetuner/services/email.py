@@ -115,6 +115,13 @@ def read_outbox(outbox: Path) -> list[EmailMessage]:
     return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
 
 
+async def check_mail(settings: Settings, seconds: float) -> None:
+    """Log in to the server of SMTP_URL and send nothing; raise as :func:`send_email` does."""
+    sender, mailer = _sender(None, settings), choose_mailer(settings)
+    if isinstance(mailer, SmtpMailer):
+        await mailer.check(sender.domain, seconds)
+
+
 def choose_mailer(settings: Settings) -> Mailer:
     """Return the SMTP mailer if SMTP_URL is set; without it, outside production, the outbox."""
     if settings.smtp_url is not None:

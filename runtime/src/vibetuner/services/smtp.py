@@ -8,6 +8,8 @@ import os
 import re
 import ssl
 from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.message import EmailMessage
@@ -132,20 +134,25 @@ class SmtpMailer:
             MailRefused: it refuses the login, the sender, the recipient or the message permanently.
             MailError: it refuses temporarily, or its connection can't be trusted.
         """
-        limit = request_seconds.get()
-        try:
-            async with asyncio.timeout(limit) as deadline:
-                await self._submit(message)
-        except (SMTPException, OSError) as error:
-            if deadline.expired():
-                late = TimeoutError(f"no answer within {limit:g} s")
-                raise _explained(late, self.server) from error
-            raise _explained(error, self.server) from error
+        sender = message["From"].addresses[0]
+        recipients = [address.addr_spec for address in message["To"].addresses]
+        async with self._logged_in(sender.domain, request_seconds.get()) as client:
+            await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
         logger.info("mail %s accepted by %s", message["Message-ID"], self.server.name)
 
-    async def _submit(self, message: EmailMessage) -> None:
+    async def check(self, domain: str, seconds: float) -> None:
+        """Connect, log in and send nothing; raise as :meth:`send` does.
+
+        Args:
+            domain: the name with which to greet the server.
+            seconds: the longest time that all of it may take.
+        """
+        async with self._logged_in(domain, seconds):
+            pass
+
+    @asynccontextmanager
+    async def _logged_in(self, domain: str, limit: float | None) -> AsyncIterator[SMTP]:
         server = self.server
-        sender = message["From"].addresses[0]
         client = SMTP(
             hostname=server.host,
             port=server.port,
@@ -154,18 +161,23 @@ class SmtpMailer:
             start_tls=None if server.encryption == "starttls if offered" else False,
             tls_context=self.tls_context,
             # Otherwise the greeting would contain this machine's name, and look it up first.
-            local_hostname=sender.domain,
+            local_hostname=domain,
         )
-        async with client:
-            try:
-                if server.username is not None:
-                    _refuse_to_shout(client, server)
-                    await client.login(server.username, server.password)
-                recipients = [address.addr_spec for address in message["To"].addresses]
-                await client.sendmail(sender.addr_spec, recipients, message.as_bytes())
-            except asyncio.CancelledError:
-                client.close()  # QUIT would wait for its reply
-                raise
+        try:
+            async with asyncio.timeout(limit) as deadline, client:
+                try:
+                    if server.username is not None:
+                        _refuse_to_shout(client, server)
+                        await client.login(server.username, server.password)
+                    yield client
+                except asyncio.CancelledError:
+                    client.close()  # QUIT would wait for its reply
+                    raise
+        except (SMTPException, OSError) as error:
+            if deadline.expired():
+                late = TimeoutError(f"no answer within {limit:g} s")
+                raise _explained(late, server) from error
+            raise _explained(error, server) from error
 
 
 def _refuse_to_shout(client: SMTP, server: SmtpServer) -> None:

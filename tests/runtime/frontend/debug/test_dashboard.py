@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from httpx2 import AsyncClient
 
+from tests.projects import write_project
 from tests.runtime.frontend.debug.conftest import HOSTILE, browsing, register
 from tests.runtime.tasks.letters.conftest import keep, make_letter, payload_of
 from tests.valkey import Valkey
@@ -58,6 +59,23 @@ async def test_every_page_works_before_any_worker_has_run(client: AsyncClient):
         assert "<script>" not in answer.text
         assert not re.search(r'(src|href)="(https?:)?//', answer.text)
     assert "No worker is alive" in (await client.get(HOME)).text
+
+
+async def test_the_overview_names_a_worker_with_other_code(
+    client: AsyncClient,
+    runner: TaskWorker,
+    running,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """The overview names a live worker whose code is not that of the web process."""
+    async with running(runner):
+        seen = f"<code>{runner.id}</code>"
+        shown = await until(lambda: client.get(HOME), lambda a: seen in a.text)
+        assert "notice" not in shown.text
+        monkeypatch.chdir(write_project(tmp_path / "changed", {"more.py": "MORE = 1"}))
+        overview = (await client.get(HOME)).text
+    assert f"{runner.id} runs other code (version 1.2.3) than is here; restart" in overview
 
 
 async def test_a_task_is_watched_from_the_queue_to_its_end(

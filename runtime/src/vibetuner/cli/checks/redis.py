@@ -26,8 +26,6 @@ from vibetuner.tasks.queues import USUAL, start_reader
 
 OLDEST = 7
 NEARLY_FULL = 0.9
-# A clock that NTP sets is never off by this much.
-CLOCK_SECONDS = 2.0
 
 
 async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
@@ -175,28 +173,11 @@ def judge_workers(
     if not live:
         text = f"no live worker on the queue {settings.queue_name}"
         findings.append(Finding(grave(settings), "worker", text, f"start one:  {start}"))
-    findings += [
-        Finding(
-            "warning",
-            "worker",
-            f"the clock of {view.beat.host} is {abs(view.ahead):,.0f} s "
-            f"{'ahead of' if view.ahead > 0 else 'behind'} that of Redis ({view.beat.id})",
-            "keep both in time by NTP: schedules and shown times go by them",
-        )
-        for view in live
-        if abs(view.ahead) > CLOCK_SECONDS
-    ]
     for view in live:
-        if view.beat.project not in {"", project.slug}:
-            text = f"{view.beat.id} belongs to another project, {view.beat.project}: each fails "
-            text += "the other's tasks"
-            cure = "give each project a REDIS_KEY_PREFIX of its own"
-            findings.append(Finding("error", "worker", text, cure))
-        elif view.beat.code != code:
-            text = f"{view.beat.id} runs other code (version {view.beat.version}) than is here"
-            findings.append(Finding("warning", "worker", text, "restart it"))
-        else:
+        if not (faults := view.faults(project.slug, code)):
             findings.append(Finding("ok", "worker", f"{view.beat.id} on {view.beat.host}"))
+        level: Level = "error" if view.is_foreign(project.slug) else "warning"
+        findings += [Finding(level, "worker", one.text, one.cure) for one in faults]
     return findings
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from importlib import import_module
 
 from vibetuner.cli.checks import Finding, of_message, uncapitalized
 from vibetuner.cli.checks.redis import check_redis
@@ -20,6 +23,7 @@ from vibetuner.errors import (
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
+from vibetuner.redis.url import parse_url
 from vibetuner.resources.table import (
     PROBE_SECONDS,
     RESOURCES,
@@ -58,6 +62,8 @@ def load_drivers(settings: Settings) -> None:
     for resource in RESOURCES:
         if resource.enabled(settings):
             resource.load()
+    if settings.smtp_url:
+        import_module("vibetuner.services.email")
 
 
 async def check_services(settings: Settings, project: ProjectInfo) -> list[Finding]:
@@ -69,14 +75,16 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         for name in (one.removesuffix("_url") for one in stopped)
     ]
     asked = live.model_copy(update=dict.fromkeys(stopped))
-    probes, of_redis = await asyncio.gather(probe(asked), _look_at_redis(asked, project))
+    probes, of_redis, of_mail = await asyncio.gather(
+        probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+    )
     for one in probes:
         findings.append(_answered(one))
         if one.setting == "redis_url" and not one.problem:
             findings += of_redis
         if one.setting == "mongodb_url" and not one.problem:
             findings += await _look_at_letters(asked)
-    return findings
+    return findings + of_mail
 
 
 def check_unset(settings: Settings) -> list[Finding]:
@@ -150,6 +158,21 @@ async def _look_at_letters(settings: Settings) -> list[Finding]:
     return [*outbox, Finding("warning", "records", text, cure)]
 
 
+async def _look_at_mail(settings: Settings) -> list[Finding]:
+    """Log in to the mail server, and send nothing."""
+    if not settings.smtp_url:
+        return []
+    from vibetuner.services.email import check_mail
+
+    began = time.perf_counter()
+    try:
+        await check_mail(settings, PROBE_SECONDS)
+    except VibetunerError as error:
+        return [of_message("mail", str(error).removeprefix("Email: "))]
+    milliseconds = 1000 * (time.perf_counter() - began)
+    return [Finding("ok", "mail", f"answers in {milliseconds:.0f} ms")]
+
+
 async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:
     if not settings.redis_url:
         return []
@@ -161,5 +184,10 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
         return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         reason = first_line(innermost(error))
-        cure = uncapitalized(cure_of(reason, "REDIS_URL", "give its user the right to INFO"))
+        refused = re.search("permissions to run the '([^']+)' command", reason)
+        rule = refused[1] if refused else "info"
+        allow = (
+            f"allow it:  ACL SETUSER {parse_url(settings.redis_url).username or 'default'} +{rule}"
+        )
+        cure = uncapitalized(cure_of(reason, "REDIS_URL", allow))
         return [Finding("warning", "Redis", f"its state can't be read: {reason}", cure)]

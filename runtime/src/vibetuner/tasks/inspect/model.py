@@ -25,6 +25,9 @@ class State(StrEnum):
     UNREADABLE = "unreadable"
 
 
+# A clock that NTP sets is never off by this much.
+CLOCK_SECONDS = 2.0
+
 ENDED = frozenset({State.DONE, State.FAILED, State.ABORTED})
 
 
@@ -140,6 +143,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Something that is wrong; with an empty ``cure``, nothing needs to be done."""
+
+    text: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerView:
     """A worker's last heartbeat, and the seconds since then, by the server's clock.
 
@@ -159,6 +170,36 @@ class WorkerView:
     def is_full(self) -> bool:
         """Return whether all of its slots are in use."""
         return self.beat.running >= self.beat.concurrency
+
+    def faults(self, project: str, code: str) -> list[Reason]:
+        """Return what is wrong with a live worker, beside the project and the code that are here.
+
+        Args:
+            project: the slug of the project.
+            code: its digest, by :func:`vibetuner.project.code_digest`.
+        """
+        beat, found = self.beat, []
+        if not self.is_live:
+            return []
+        if abs(self.ahead) > CLOCK_SECONDS:
+            text = (
+                f"the clock of {beat.host} is {abs(self.ahead):,.0f} s "
+                f"{'ahead of' if self.ahead > 0 else 'behind'} that of Redis ({beat.id})"
+            )
+            cure = "keep both in time by NTP: schedules and shown times go by them"
+            found.append(Reason(text, cure))
+        if self.is_foreign(project):
+            text = f"{beat.id} belongs to another project, {beat.project}: each fails "
+            text += "the other's tasks"
+            found.append(Reason(text, "give each project a REDIS_KEY_PREFIX of its own"))
+        elif beat.code != code:
+            text = f"{beat.id} runs other code (version {beat.version}) than is here"
+            found.append(Reason(text, "restart whichever is older"))
+        return found
+
+    def is_foreign(self, project: str) -> bool:
+        """Return whether it is a worker of another project."""
+        return self.beat.project not in {"", project}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 
 from vibetuner.config import get_settings
 from vibetuner.errors import VibetunerError
-from vibetuner.project import worker_command
+from vibetuner.project import code_digest, find_root, project_info, worker_command
 from vibetuner.redis.keys import MINUTE_MS, QUARTER_MS
 from vibetuner.resources.slots import sql_engine
 from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import count
-from vibetuner.tasks.inspect.model import Counts, WorkerView, moment
+from vibetuner.tasks.inspect.model import Counts, Reason, WorkerView, moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.journal.entry import bucket_ms
 from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
@@ -92,7 +92,7 @@ class Stats(NamedTuple):
     """Counts, times and workers, as the overview and ``vibetuner tasks stats`` show them.
 
     ``dead`` is None if the store of dead letters does not answer, ``outbox`` if the project has
-    none, or its database does not answer.
+    none, or its database does not answer. ``faults`` has the workers that need somebody, by id.
     """
 
     counts: Counts
@@ -101,6 +101,7 @@ class Stats(NamedTuple):
     hour: Span
     day: Span
     workers: list[WorkerView]
+    faults: dict[str, list[Reason]]
 
 
 async def read_stats(queue: Queue) -> Stats:
@@ -116,7 +117,18 @@ async def read_stats(queue: Queue) -> Stats:
         hour=await read_span(queue, "hour"),
         day=await read_span(queue, "day"),
         workers=workers,
+        faults=find_faults(workers),
     )
+
+
+def find_faults(workers: Sequence[WorkerView]) -> dict[str, list[Reason]]:
+    """Return what is wrong with live workers, by their ids: their clock, code or project."""
+    if find_root() is None:
+        return {}
+    project = project_info()
+    code = code_digest(project)
+    found = {view.beat.id: view.faults(project.slug, code) for view in workers}
+    return {name: faults for name, faults in found.items() if faults}
 
 
 async def read_span(queue: Queue, name: SpanName) -> Span:

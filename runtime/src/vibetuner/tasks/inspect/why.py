@@ -16,7 +16,7 @@ from vibetuner.project import worker_command
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
-from vibetuner.tasks.inspect.model import ENDED, Row, State, WorkerView
+from vibetuner.tasks.inspect.model import ENDED, Reason, Row, State, WorkerView
 from vibetuner.tasks.inspect.queue import Queue, now_ms
 from vibetuner.tasks.inspect.stats import read_outbox
 from vibetuner.tasks.letters.stream import Client
@@ -30,14 +30,6 @@ MOST_PARENTS = 10
 
 # The number of tasks in line that are checked, oldest first.
 LOOKED_AT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Something that holds a task up; with an empty ``cure``, nothing needs to be done."""
-
-    text: str
-    cure: str = ""
 
 
 async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
