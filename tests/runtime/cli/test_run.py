@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import pytest
 from tests.processes import (
     Command,
     children_of,
+    clean_environment,
     free_port,
     is_gone,
     vibetuner,
@@ -264,6 +267,18 @@ def test_a_killed_supervisor_leaves_nothing_behind(shop: Path):
         all_gone(pids)
     for label in ("\x1b[36mweb    | \x1b[0m", "\x1b[35mworker | \x1b[0m"):
         assert label in run.command.output, "FORCE_COLOR reaches every process"
+
+
+def test_a_worker_ends_whose_supervisor_was_gone_before_it_looked(shop: Path, real: dict[str, str]):
+    """A worker that looks for its supervisor after that has died stops, as if it had seen it."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ended = subprocess.run(
+        [sys.executable, "-m", "vibetuner.cli.child", "worker", "--supervisor", str(gone.pid)],
+        cwd=shop, env=clean_environment(**real), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
 
 
 def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(

@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise_open_files()
         as_json = settings.environment == "production"
         configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
-        if options.supervised:
-            _die_with_parent()
+        if options.supervisor:
+            _end_with(options.supervisor)
         if options.part == "worker":
             _serve_worker(options)
         else:
@@ -67,7 +67,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="")
     parser.add_argument("--dev", action="store_true")
     parser.add_argument("--beside-web", action="store_true")
-    parser.add_argument("--supervised", action="store_true")
+    parser.add_argument("--supervisor", type=int)
     parser.add_argument("--fd", type=int)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--worker", default="")
@@ -76,12 +76,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _die_with_parent() -> None:
-    """Stop gracefully if the supervisor disappears (kill -9)."""
-    parent = os.getppid()
+def _end_with(supervisor: int) -> None:
+    """Stop gracefully once the supervisor has gone (kill -9), be it before this process looks."""
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == supervisor:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 

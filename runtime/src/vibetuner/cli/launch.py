@@ -130,7 +130,7 @@ class Launch:
         root = project_root()
         async with open_services(settings):
             return await Supervisor(
-                list(self._programs(listener, "--supervised")),
+                list(self._programs(listener, f"--supervisor={os.getpid()}")),
                 watch=(root / "src", root / ".env") if self.mode == "dev" else (),
                 # JSON lines contain the process's name, and must stay JSON.
                 label=self.mode == "dev",

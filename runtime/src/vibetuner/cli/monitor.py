@@ -72,10 +72,9 @@ def _serve(worker_id: str, host: str, listener: socket.socket, stop: int) -> Non
 def _start(worker_id: str, host: str, listener: socket.socket) -> subprocess.Popen[bytes]:
     number = listener.fileno()
     options = ["--fd", str(number), "--host", host, "--worker", worker_id]
+    options += ["--supervisor", str(os.getpid())]
     command = [sys.executable, "-m", "vibetuner.cli.child", "monitor", "--name", "monitor"]
-    return subprocess.Popen(
-        [*command, *options, "--supervised"], stdin=subprocess.DEVNULL, pass_fds=(number,)
-    )
+    return subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, pass_fds=(number,))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
