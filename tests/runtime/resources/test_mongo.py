@@ -20,7 +20,7 @@ from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.models import UserModel
-from vibetuner.resources.mongo import check, open_database, open_mongo
+from vibetuner.resources.mongo import check, open_database, open_mongo, unreachable
 from vibetuner.resources.slots import mongo_database
 
 APP = VibetunerApp()
@@ -105,6 +105,23 @@ async def test_a_refused_password_is_one_line_everywhere(settings: Settings):
         ) as caught:
             await act()
         assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("a:1: [Errno 111] Connect call failed ('::1', 1) (configured timeouts: …), Timeout: 5.0s",
+         "a:1: [Errno 111] Connect call failed ('::1', 1)"),
+        ("a:1: Name or service not known,b:1: timed out, Timeout: 5.0s, Topology Description: <…>",
+         "a:1: Name or service not known"),
+        ("Authentication failed., full error: {'ok': 0.0}", "Authentication failed"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_all_that_the_driver_says_of_one_server(
+    settings: Settings, said: str, reason: str
+):
+    """An error has the driver's reason whole, without its settings and the other servers."""
+    assert f" can't be used: {reason}. " in unreachable(settings, AutoReconnect(said))
 
 
 @pytest.mark.process

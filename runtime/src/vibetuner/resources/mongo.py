@@ -31,6 +31,8 @@ __all__ = [
 
 CONNECT_MS = 5000
 CLOSE_SECONDS = 5.0
+# What PyMongo adds to the reason: limits, the other servers, and what it knows of all of them.
+REST = re.compile(r" \(configured timeouts|,(?=\S)|, (?:Timeout|full error):")
 NAMES_TIMEOUT = re.compile(r"(?i)[?&]timeoutMS=")
 
 OUTAGES = (ConnectionFailure, ExecutionTimeout)
@@ -145,6 +147,6 @@ async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:
 
 def unreachable(settings: Settings, error: Exception) -> str:
     """Return the message for a MongoDB that can't be used: its address, the reason, the cure."""
-    reason = first_line(error).split(",", 1)[0]
+    reason = REST.split(first_line(error), maxsplit=1)[0]
     url, environment = url_for_people(settings, "mongodb_url"), settings.environment
     return explain_unusable("MongoDB", "MONGODB_URL", url, reason, environment=environment)

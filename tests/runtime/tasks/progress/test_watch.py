@@ -91,8 +91,9 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
     with hub.subscribe(task.id) as subscriber:
         following = asyncio.create_task(steps_of(subscriber, seen))
         await eventually(lambda: seen)
-        async for key in queue.redis.scan_iter(f"*{settings.redis_key_prefix}*"):
-            await queue.redis.delete([key])
+        found = queue.redis.scan_iter(f"*{settings.redis_key_prefix}*")
+        # With one command: the watcher would report a state between two.
+        await queue.redis.delete([key async for key in found])
         hub.reset(task.id, Event(RESET, "", hub.next_id()))
         await eventually(lambda: len(seen) == 2, what=lambda: f"{seen}, {following}")
         end = ProgressState(task_id=task.id, done=7, status=ProgressStatus.COMPLETE)
