@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.stored import read_record
 from vibetuner.tasks.journal.entry import Ended
-from vibetuner.tasks.robust import GiveUp, robust_task
+from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -143,6 +144,35 @@ async def test_the_fallback_of_a_waiting_task_that_is_aborted_waits_for_its_argu
         gate.set()
         assert (await safe.result(timeout=30)).result == "gated"
         assert (await last.result(timeout=30)).result == "gated"
+
+
+async def test_a_fallback_that_inherits_a_failed_task_runs_and_is_retried_as_any_other(
+    worker: TaskWorker, running: Running, work: Any, gate: asyncio.Event
+):
+    """The fallback of a task that was aborted while it waited is not to fail with what it awaits.
+
+    It has arguments of its own, and its retries wait as long as those of any other task.
+    """
+    with using_worker(worker):
+
+        @robust_task(name="mend", max_retries=2)
+        async def mend(name: str) -> str:
+            raise RetryLater(name, after=3600)
+
+    async with running(worker):
+        first = await work.enqueue("bad and gated")
+        risky = work.enqueue("behind").start(after=first.id)
+        safe = await (risky ^ mend)
+        await eventually(lambda: worker.running() == 1)
+        assert await risky.abort(timeout=0)
+        gate.set()
+        keys, redis = worker.client.keys, worker.redis
+        await eventually(lambda: worker.counters["retried"] == 1)
+        due = await redis.zscore(keys.delayed("normal"), safe.id)
+        assert due is not None
+        assert due / 1000 > time.time() + 3000
+        assert not await redis.exists([keys.blamed(safe.id), keys.aborted])
+        assert await safe.abort(timeout=30)
 
 
 async def test_what_a_skipped_fallback_takes_over_is_deleted(

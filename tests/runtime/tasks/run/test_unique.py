@@ -21,10 +21,13 @@ from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.config import Settings
 from vibetuner.errors import TaskError
+from vibetuner.tasks.attempt import Attempt
 from vibetuner.tasks.client.queue import SIGN_AGAIN
 from vibetuner.tasks.dead_letters import Cause, get, open_dead_letters, retry
+from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.robust import RetryLater, Unique, robust_cron, robust_task
+from vibetuner.tasks.run.execute import Executor
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -251,6 +254,65 @@ async def test_a_newer_call_replaces_one_that_was_claimed(worker: TaskWorker, ru
         result = await call.result(timeout=10)
         assert (result.result, result.tries) == ("newer", 1)
     assert stage.ran == [(1, "newer")]
+
+
+async def test_a_newer_call_does_not_replace_one_that_on_failure_was_told_of(
+    worker: TaskWorker, running: Running
+):
+    """A call that expired ends as a dead letter, even if its on_failure enqueues a newer call."""
+    told: list[str] = []
+
+    async def try_anew(_name: str, task_id: str, _error: Exception) -> None:
+        told.append(task_id)
+        told.append((await stage.charge.enqueue(1, "newer")).id)
+
+    stage = Stage(
+        worker, Unique(clash="replace"), expire=timedelta(milliseconds=1), on_failure=try_anew
+    )
+    stage.go.set()
+    async with worker:
+        old = await stage.charge.enqueue(1, "old")
+        sent = time.monotonic()
+        await eventually(lambda: time.monotonic() > sent + 0.01)
+    async with running(worker), open_dead_letters():
+        assert not (await old.result(timeout=10)).success
+        assert (await get(old.id)).cause is Cause.EXPIRED
+        assert told[:1] == [old.id]
+        assert told[1] != old.id
+    assert stage.ran == []
+
+
+async def test_on_failure_is_not_told_of_a_call_that_was_replaced(worker: TaskWorker):
+    """A claimed call that was to expire is not reported once a newer one has replaced it."""
+    told: list[str] = []
+    stage = Stage(
+        worker,
+        Unique(clash="replace"),
+        expire=timedelta(milliseconds=1),
+        on_failure=lambda _name, task_id, _error: told.append(task_id),
+    )
+    finished: list[Attempt] = []
+    async with worker:
+        functions, keys = worker.client.functions, worker.client.keys
+        executor = Executor(
+            worker.registry,
+            [],
+            client=worker.client,
+            observers=Observers([]),
+            finish=finished.append,
+            worker_id=worker.id,
+            idle_ms=60_000,
+        )
+        call = await stage.charge.enqueue(1, "old")
+        await worker.redis.xgroup_create(keys.stream("normal"), "workers", "0")
+        head = ["workers", worker.id, 60_000, 900]
+        now, *claimed = await functions.call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
+        assert (await stage.charge.enqueue(1, "newer").start(delay=60)).id == call.id
+        attempt = Attempt(
+            call.id, "normal", claimed[1].decode(), payload=claimed[4], claimed=now, queued=now - 50
+        )
+        await executor.execute(attempt)
+    assert (told, [one.end for one in finished]) == ([], [None])
 
 
 async def test_a_newer_call_is_signed_for_the_task_that_is_to_run_it(worker: TaskWorker):

@@ -243,7 +243,8 @@ local function blame(prefix, task, blamed)
   redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
 end
 
--- Remove a task's dependencies; return whether it had any. With `heir`, that one waits for them.
+-- Remove a task's dependencies; return whether it had any. With `heir`, its fallback, that one waits
+-- for them, and starts even if they fail.
 local function stop_waiting(prefix, task, heir)
   local dependencies = prefix .. ':task:dependencies:' .. task
   local first, is_inherited = members(dependencies), heir and is_live(prefix, heir)
@@ -251,7 +252,7 @@ local function stop_waiting(prefix, task, heir)
     redis.pcall('srem', prefix .. ':task:dependents:' .. other, task, '~' .. task)
     if is_inherited then
       redis.call('sadd', prefix .. ':task:dependencies:' .. heir, other)
-      redis.pcall('sadd', prefix .. ':task:dependents:' .. other, heir)
+      redis.pcall('sadd', prefix .. ':task:dependents:' .. other, '~' .. heir)
     end
   end
   redis.call('del', dependencies)

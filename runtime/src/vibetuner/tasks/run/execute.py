@@ -88,14 +88,17 @@ class Executor:
         running_attempt.set(attempt)
         try:
             load(attempt, self._codec, self._registry, self._keys)
-            check(attempt)
-            if attempt.must_fail and not attempt.fallback_of:
-                await self._reject_for_another(attempt)
             task = attempt.task
             assert task is not None  # noqa: S101 - loading rejects unknown tasks
-            if task.unique and not await self._lock(attempt):
+            # Before the checks, so that no newer call replaces the one that on_failure is told of.
+            if _has_line(attempt) and not await self._hold(attempt):
                 self._finish(attempt)
                 return
+            check(attempt)
+            if attempt.must_fail:
+                await self._reject_for_another(attempt)
+            if attempt.lock:
+                await self._lock(attempt)
             if attempt.arguments_from or attempt.fallback_of:
                 await self._load_passed_on(attempt)
             if attempt.end is None:
@@ -134,11 +137,8 @@ class Executor:
         attempt.tries = 0
         raise Rejected(StreaqError(_failed_dependency(blamed)), Cause.FAILED_DEPENDENCY)
 
-    async def _lock(self, attempt: Attempt) -> bool:
-        """Take the lock of a unique task; return False if it waits in line for another task."""
-        if not attempt.lock:
-            return await self._hold(_group(attempt), attempt)
-        # The worker renews it for as long as the task runs.
+    async def _lock(self, attempt: Attempt) -> None:
+        """Take the lock of a unique task, which the worker renews for as long as the task runs."""
         holder: bytes = await self._functions.call(
             "lock", (attempt.lock,), [attempt.task_id, self._idle_ms]
         )
@@ -149,12 +149,11 @@ class Executor:
                 ),
                 Cause.UNIQUE_CLASH,
             )
-        return True
 
-    async def _hold(self, group: str, attempt: Attempt) -> bool:
+    async def _hold(self, attempt: Attempt) -> bool:
         """Begin a unique task; return False if it must not run now."""
         values = [
-            group, attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
+            _group(attempt), attempt.task_id, attempt.priority, attempt.message_id, attempt.claimed,
             *self._consumer,
         ]  # fmt: skip
         return await self._functions.call("hold", (self._keys.queue,), values) is not None
@@ -253,6 +252,12 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
 def _failed_dependency(blamed: bytes | None) -> str:
     text = "Dependency failed, not running task!"
     return f"{text} It was to follow {blamed.decode('utf-8', 'replace')}" if blamed else text
+
+
+def _has_line(attempt: Attempt) -> bool:
+    """Return whether the attempt begins as the holder of its group; an abort waits in no line."""
+    is_unique = attempt.task is not None and attempt.task.unique and not attempt.lock
+    return is_unique and not (attempt.is_aborted or attempt.must_fail or attempt.cut_by)
 
 
 def _group(attempt: Attempt) -> str:
