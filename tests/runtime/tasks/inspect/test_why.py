@@ -100,6 +100,19 @@ async def test_a_task_that_is_to_fail_with_another_names_it(queue: Queue):
     ) in await texts(queue, behind.id)
 
 
+async def test_a_fallback_that_inherits_a_failed_task_is_not_to_fail(queue: Queue):
+    """A fallback with arguments of its own waits for its turn, whatever its task was to follow."""
+    double = queue.worker.registry["double"]
+    first = await double.enqueue(1).start(delay=60)
+    risky = double.enqueue(2).start(after=first.id)
+    safe = await risky.otherwise(double)
+    assert await risky.abort(timeout=0)
+    assert await first.abort(timeout=0)
+    await beat(queue, concurrency=2)
+    [(text, _)] = await reasons(queue, safe.id)
+    assert text.startswith("It waits for its turn")
+
+
 async def test_full_slots_are_a_reason(queue: Queue):
     """The reason for a queued task is that all slots are in use, or that it waits for its turn."""
     task = await queue.worker.registry["double"].enqueue(1)
