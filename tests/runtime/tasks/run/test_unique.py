@@ -256,7 +256,7 @@ async def test_a_newer_call_replaces_one_that_was_claimed(worker: TaskWorker, ru
     assert stage.ran == [(1, "newer")]
 
 
-async def test_a_newer_call_does_not_replace_one_that_on_failure_was_told_of(
+async def test_a_newer_call_does_not_replace_one_whose_failure_is_reported(
     worker: TaskWorker, running: Running
 ):
     """A call that expired ends as a dead letter, even if its on_failure enqueues a newer call."""

@@ -90,7 +90,7 @@ class Executor:
             load(attempt, self._codec, self._registry, self._keys)
             task = attempt.task
             assert task is not None  # noqa: S101 - loading rejects unknown tasks
-            # Before the checks, so that no newer call replaces the one that on_failure is told of.
+            # Before the checks, so that no newer call replaces one whose failure is being reported.
             if _has_line(attempt) and not await self._hold(attempt):
                 self._finish(attempt)
                 return
