@@ -38,7 +38,7 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("part", ["worker", "frontend"])
+@pytest.mark.parametrize("part", ["worker", "frontend", "monitor"])
 def test_a_process_stops_that_gets_its_signal_in_a_destructor(
     environment: dict[str, str], tmp_path: Path, part: str
 ):

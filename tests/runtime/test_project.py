@@ -109,6 +109,9 @@ def test_what_a_project_makes_is_kept_out_of_git(stand_in):
     assert data_dir() == root / ".vibetuner"
     assert (data_dir() / ".gitignore").read_text() == "*\n"
 
+    (data_dir() / ".gitignore").write_text("")  # what a full disk leaves
+    assert (data_dir() / ".gitignore").read_text() == "*\n"
+
 
 def test_a_test_run_may_have_a_data_folder_of_its_own(stand_in, tmp_path: Path):
     """`using_data_dir` replaces the data folder inside its block."""

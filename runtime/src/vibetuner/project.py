@@ -166,7 +166,7 @@ def data_dir() -> Path:
     """Return the folder for files made at run time: ``.vibetuner/``, kept out of git."""
     folder = _data_dir.peek() or (find_root() or Path.cwd()) / ".vibetuner"
     ignore = folder / ".gitignore"
-    if not ignore.exists():
+    if not (ignore.is_file() and ignore.stat().st_size):  # a full disk makes an empty file
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ignore.write_text("*\n", encoding="utf-8")
     return folder

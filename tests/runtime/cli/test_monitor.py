@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -70,7 +71,8 @@ def test_the_pages_are_there_when_somebody_looks(watched: Site):
     page = httpx2.get(watched.url, follow_redirects=True, timeout=20)
     assert str(page.url).endswith("/debug/tasks")
     assert told["worker"] in page.text
-    assert children_of(worker)
+    (child,) = children_of(worker)
+    assert os.getsid(child) == child, "Ctrl-C reaches the worker alone, which ends the monitor"
 
     rebound = httpx2.get(f"{watched.url}/debug/tasks", headers={"Host": "evil.example"}, timeout=30)
     assert rebound.status_code == 404
@@ -115,16 +117,20 @@ def test_a_monitor_that_nobody_looks_at_ends_too():
 
 
 def test_a_port_in_use_is_no_reason_to_stop(caplog: pytest.LogCaptureFixture):
-    """A worker whose monitor's port is in use goes on without a monitor, and logs that."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    """A worker whose monitor's port is in use logs that, and takes the port once it is free."""
+    caplog.set_level("INFO")
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as taken:
         with monitored("w1", ("127.0.0.1", port)):
-            assert threads() == set()
+            (message,) = caplog.messages
+            assert message.startswith(f"no monitor: Port {port} on 127.0.0.1 can't be used")
+        assert threads() == set()
 
-    (message,) = caplog.messages
-    assert message.startswith(f"no monitor: Port {port} on 127.0.0.1 can't be used")
+        with monitored("w1", ("127.0.0.1", port)):
+            taken.close()
+            wait_until(lambda: len(caplog.messages) == 3, what=lambda: str(caplog.messages))
+    assert caplog.messages[2] == f"the monitor has its port now: {port}"
+    assert threads() == set()
 
 
 def test_without_an_address_there_is_no_monitor():

@@ -235,19 +235,23 @@ def test_a_signal_during_the_start_leaves_nothing(shop: Path, number: signal.Sig
         assert run.command.output.count("closed") == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("part", "tune"),
     [("frontend", BLOCKED_LIFESPAN), ("worker", BLOCKED_IMPORT)],
     ids=["frontend", "worker"],
 )
 def test_a_lone_process_can_be_stopped_while_it_starts(
-    shop: Path, real: dict[str, str], part: str, tune: str
+    shop: Path, real: dict[str, str], part: str, tune: str, number: signal.Signals
 ):
-    """A lone process ends with exit code 0 if it is stopped while it starts."""
+    """A lone process ends with exit code 0 if it is stopped while it starts.
+
+    A terminal that is closed stops it in order, too.
+    """
     write(shop / "src" / "shop" / "tune.py", tune)
     with running(shop, "prod", part, **real) as run:
         run.wait_for("begun")
-        assert run.command.stop(signal.SIGTERM, seconds=20) == 0
+        assert run.command.stop(number, seconds=20) == 0
 
     assert "Traceback" not in run.command.output
     assert ("closed" in run.command.output) == (tune is BLOCKED_LIFESPAN)
@@ -279,6 +283,19 @@ def test_a_worker_ends_whose_supervisor_was_gone_before_it_looked(shop: Path, re
         check=False,
     )  # fmt: skip
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+
+
+def test_a_process_that_does_not_stop_is_killed_after_its_supervisor():
+    """A process with a blocked event loop does not outlive its supervisor for ever."""
+    code = (
+        "import os, signal, time; from vibetuner.cli.child import end_with\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('stop', flush=True))\n"
+        "end_with(os.getpid(), 0.1); time.sleep(600)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "stop\n"), ended.stderr
 
 
 def test_a_change_restarts_and_a_mistake_waits_for_the_next_change(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import children_of
+from tests.waiting import eventually
 from vibetuner.cli.launch import Program
 from vibetuner.cli.supervisor import Supervisor
 
@@ -118,6 +122,57 @@ async def test_a_killed_program_is_started_again_in_development_too(
 
     assert await asyncio.wait_for(supervisor.run(), 30) == 0
     assert "waiting for a change" not in capfd.readouterr().err
+
+
+async def test_nohup_keeps_the_supervisor_from_ending_with_its_terminal():
+    """A supervisor that was started with SIGHUP ignored, as by `nohup`, goes on ignoring it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code = "import os, signal, time; os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.5)"
+        assert await run(program(f"{code}; os._exit(7)")) == 7
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def test_a_supervisor_that_fails_leaves_no_program(tmp_path: Path):
+    """An error of the supervisor itself ends its programs."""
+    watched = tmp_path / "missing" / "file"
+    supervisor = Supervisor([program("import time; time.sleep(600)")], watch=[watched])
+    before = len(children_of(os.getpid()))
+    with pytest.raises(ExceptionGroup):
+        await supervisor.run()
+    await eventually(lambda: len(children_of(os.getpid())) <= before)
+
+
+def test_the_supervisor_polls_where_no_watches_are_left(tmp_path: Path):
+    """A change restarts the programs, also where other programs have all of a user's watches."""
+    (tmp_path / "begun").touch()
+    code = (
+        "import os, pathlib, signal, time; begun = pathlib.Path('begun')\n"
+        "if begun.read_text(): os.kill(os.getppid(), signal.SIGTERM)\n"
+        "begun.write_text('once')\n"
+        "while True: time.sleep(0.1); pathlib.Path('watched.py').touch()"
+    )
+    script = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from vibetuner.cli.launch import Program\n"
+        "from vibetuner.cli.supervisor import Supervisor\n"
+        "try:\n"
+        "    Path('/proc/sys/user/max_inotify_instances').write_text('0')\n"
+        "except OSError:\n"
+        "    sys.exit(99)\n"
+        f"programs = [Program('web', ('-c', {code!r}))]\n"
+        "sys.exit(asyncio.run(Supervisor(programs, watch=[Path.cwd()]).run()))"
+    )
+    ended = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if ended.returncode == 99 or "unshare: " in ended.stderr:
+        pytest.skip("no user namespace with limits of its own")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.startswith("polling for changes (")
 
 
 def test_the_supervisor_stops_in_order_when_its_output_is_closed(tmp_path: Path):

@@ -19,19 +19,25 @@ from vibetuner.config import get_settings
 from vibetuner.loader import Terminating
 from vibetuner.logs import configure_logging
 
+# The time that a worker needs to stop, beyond its grace period: cleanup, recording, closing.
+STOP_SECONDS = 25.0
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one part until a signal comes; an error is one line and an exit code."""
     options = _parse(arguments)
     # Until the part handles signals itself, a signal ends the start and closes open resources.
     signal.signal(signal.SIGTERM, Terminating())
+    # A closed terminal stops it in order, too, but not with `nohup`.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with complaining():
         settings = get_settings()
         raise_open_files()
         as_json = settings.environment == "production"
         configure_logging(debug=settings.debug, as_json=as_json, process=options.name)
         if options.supervisor:
-            _end_with(options.supervisor)
+            end_with(options.supervisor, settings.worker_grace_period + STOP_SECONDS)
         if options.part == "worker":
             _serve_worker(options)
         else:
@@ -76,13 +82,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _end_with(supervisor: int) -> None:
-    """Stop gracefully once the supervisor has gone (kill -9), be it before this process looks."""
+def end_with(supervisor: int, patience: float) -> None:
+    """Stop gracefully once the supervisor has gone (kill -9), be it before this process looks.
+
+    A process that has not stopped ``patience`` seconds later, as its event loop is blocked, is
+    killed, as the supervisor would have done.
+    """
 
     def watch() -> None:
         while os.getppid() == supervisor:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(patience)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent watch").start()
 

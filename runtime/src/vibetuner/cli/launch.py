@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_HOST = "127.0.0.1"
 WEB_PORT = 8000
 MONITOR_PORT = 11111
+# The children of a supervisor that was killed have its port until they have noticed and stopped.
+PORT_SECONDS = 2.0
 
 
 class Program(NamedTuple):
@@ -112,7 +114,8 @@ class Launch:
             f"Stop what uses it, or:  vibetuner run {self.mode} {self.part}"
             f"{'' if self.host == DEFAULT_HOST else f' --host {self.host}'} --port {{port}}"
         )
-        return closing(listen(self.host, self.port or WEB_PORT, cure=cure))
+        port = self.port or WEB_PORT
+        return closing(listen(self.host, port, cure=cure, patience=PORT_SECONDS))
 
     def _serve(self, program: Program, listener: socket.socket | None) -> None:
         """Run the only process of this command here."""

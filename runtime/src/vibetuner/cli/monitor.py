@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 from vibetuner.cli.ports import listen
 from vibetuner.errors import CommandError
@@ -28,22 +28,25 @@ CURE = (
 
 @contextmanager
 def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]:
-    """Serve the dashboard for the length of the block; if its port is in use, log a warning.
+    """Serve the dashboard for the length of the block.
+
+    If its port is in use, log a warning, and take the port once it is free: the monitor of a worker
+    that was killed has it for some seconds.
 
     A thread waits for a visitor, then starts a web process, which ends after some minutes without
     one. So an unwatched worker needs no web process, the dashboard shares no interpreter with
     tasks, and it answers while a task blocks the worker.
     """
+    if address is None:
+        yield
+        return
     try:
-        listener = listen(*address, cure=CURE) if address else None
+        listener = listen(*address, cure=CURE)
     except CommandError as error:
         logger.warning("no monitor: %s", error)
         listener = None
-    if listener is None or address is None:
-        yield
-        return
     reader, writer = os.pipe()
-    arguments = (worker_id, address[0], listener, reader)
+    arguments = (worker_id, address, listener, reader)
     thread = threading.Thread(target=_serve, args=arguments, name="monitor")
     thread.start()
     try:
@@ -53,14 +56,23 @@ def monitored(worker_id: str, address: tuple[str, int] | None) -> Iterator[None]
         thread.join()
 
 
-def _serve(worker_id: str, host: str, listener: socket.socket, stop: int) -> None:
+def _serve(
+    worker_id: str, address: tuple[str, int], listener: socket.socket | None, stop: int
+) -> None:
     """Run a web process whenever somebody connects, until the pipe's other end is closed."""
-    with closing(listener), open(stop, "rb"):
+    with open(stop, "rb"), ExitStack() as stack:
+        while listener is None:
+            if select.select([stop], [], [], AGAIN_SECONDS)[0]:
+                return
+            with suppress(CommandError):
+                listener = listen(*address)
+                logger.info("the monitor has its port now: %s", address[1])
+        stack.enter_context(closing(listener))
         while True:
             looked_at, _, _ = select.select([listener.fileno(), stop], [], [])
             if stop in looked_at:
                 return
-            process = _start(worker_id, host, listener)
+            process = _start(worker_id, address[0], listener)
             while process.poll() is None:
                 if select.select([stop], [], [], 0.5)[0]:
                     _end(process)
@@ -74,7 +86,12 @@ def _start(worker_id: str, host: str, listener: socket.socket) -> subprocess.Pop
     options = ["--fd", str(number), "--host", host, "--worker", worker_id]
     options += ["--supervisor", str(os.getpid())]
     command = [sys.executable, "-m", "vibetuner.cli.child", "monitor", "--name", "monitor"]
-    return subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, pass_fds=(number,))
+    return subprocess.Popen(
+        [*command, *options],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(number,),
+        start_new_session=True,  # Ctrl-C reaches only the worker, which ends the monitor
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

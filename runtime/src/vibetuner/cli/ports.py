@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import socket
+import time
 from contextlib import suppress
 
 from vibetuner.errors import CommandError
@@ -17,19 +18,22 @@ MOST_FILES = 65_536
 CURE = "Stop what uses it, or choose another:  --port {port}"
 
 
-def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
+def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> socket.socket:
     """Return a listening socket.
 
     ``cure`` says what to do if the port is taken, with ``{port}`` for the next one that is free.
+    A port that is taken is tried again for ``patience`` seconds.
 
     Raises:
         CommandError: the address can't be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + patience
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        while not _bind(listener, host, port, final=time.monotonic() >= deadline):
+            time.sleep(0.05)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -41,6 +45,17 @@ def listen(host: str, port: int, *, cure: str = "") -> socket.socket:
         ) from None
     listener.set_inheritable(True)
     return listener
+
+
+def _bind(listener: socket.socket, host: str, port: int, *, final: bool) -> bool:
+    """Bind; return False if the port is taken, which raises in the ``final`` attempt."""
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        if final or error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
 
 
 def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:

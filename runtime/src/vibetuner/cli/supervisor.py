@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from watchfiles import awatch
 
+from vibetuner.cli.child import STOP_SECONDS
 from vibetuner.cli.complaint import READER_GONE
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
@@ -29,8 +30,6 @@ SETTLE_SECONDS = 10.0
 LAST_LINES_SECONDS = 1.0
 # A program that fails this often in a row, each time soon after its start, is not restarted.
 MOST_FAILURES = 6
-# The time that a worker needs to stop, beyond its grace period: cleanup, recording, closing.
-STOP_SECONDS = 25.0
 # A process manager signals a whole group, and `uv run` forwards signals: within this time, they
 # count as one.
 ONE_SIGNAL_SECONDS = 1.0
@@ -79,7 +78,8 @@ class Supervisor:
         """Run until everything has stopped; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup`
+                loop.add_signal_handler(number, self._on_signal)
         try:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(program)) for program in self._programs]
@@ -88,7 +88,6 @@ class Supervisor:
                 await asyncio.wait(keepers)
                 self._stopping.set()
         finally:
-            self._signal_all(signal.SIGKILL)
             for one in self._relaying:
                 one.cancel()
         return self._code
@@ -176,6 +175,8 @@ class Supervisor:
             return code
         finally:
             del self._running[program.name]
+            if process.returncode is None:  # the supervisor itself has failed
+                process.kill()
 
     async def _relay_output(self, program: Program, output: int) -> None:
         stream = asyncio.StreamReader()
@@ -206,12 +207,22 @@ class Supervisor:
             pass  # a full disk under the log is no reason to stop
 
     async def _reload_on_change(self, path: Path, *, is_folder: bool) -> None:
+        try:
+            await self._restart_on_change(path, is_folder=is_folder)
+        except (OSError, RuntimeError) as error:  # editors may have all of a user's watches
+            logger.warning("polling for changes (%s)", str(error).partition(" about")[0])
+            await self._restart_on_change(path, is_folder=is_folder, polling=True)
+
+    async def _restart_on_change(
+        self, path: Path, *, is_folder: bool, polling: bool | None = None
+    ) -> None:
         async for changes in awatch(
             path if is_folder else path.parent,
             watch_filter=_is_code if is_folder else lambda _, file: Path(file).name == path.name,
             stop_event=self._stopping,
             step=100,
             recursive=is_folder,
+            force_polling=polling,
         ):
             names = sorted({Path(changed).name for _, changed in changes})
             more = " …" if names[3:] else ""

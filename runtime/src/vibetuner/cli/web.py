@@ -54,12 +54,16 @@ async def _serve_frontend(app: FastAPI, listener: socket.socket, dev: bool) -> N
     # The lifespan runs here and not in uvicorn, so that we can report an error at the start.
     async with app.router.lifespan_context(app):
         config = make_config(app, settings, access_log=dev, timeout_graceful_shutdown=CLOSE_SECONDS)
-        # uvicorn raises a signal again after closing everything, when nothing is left to stop.
-        before = signal.signal(signal.SIGTERM, lambda *_: None)
-        end_forks_by_signal()
-        if was_received(before):
-            return
-        await WebServer(config).serve(sockets=[listener])
+        await _serve(WebServer(config), listener)
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until a signal comes, or not at all if one came before."""
+    # uvicorn raises a signal again after closing everything, when nothing is left to stop.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    end_forks_by_signal()
+    if not was_received(before):
+        await server.serve(sockets=[listener])
 
 
 def _check_hosts(app: FastAPI, settings: Settings, listener: socket.socket, *, dev: bool) -> None:
@@ -110,7 +114,7 @@ def serve_monitor(listener: socket.socket, *, host: str, worker_id: str) -> None
         import_tasks(project_info())
     except VibetunerError:
         pass  # the pages work without the project's functions
-    asyncio.run(_serve_monitor(listener, host, worker_id))
+    run_in_loop(_serve_monitor, listener, host, worker_id)
 
 
 async def _serve_monitor(listener: socket.socket, host: str, worker_id: str) -> None:
@@ -121,9 +125,8 @@ async def _serve_monitor(listener: socket.socket, host: str, worker_id: str) -> 
             app, get_settings(), access_log=False, timeout_graceful_shutdown=MONITOR_CLOSE_SECONDS
         )
         server = LimitedServer(config)
-        signal.signal(signal.SIGTERM, lambda *_: None)
         idling = asyncio.create_task(_end_when_idle(server, attention))
-        await server.serve(sockets=[listener])
+        await _serve(server, listener)
         idling.cancel()
 
 
