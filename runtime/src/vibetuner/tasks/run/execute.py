@@ -91,7 +91,7 @@ class Executor:
             task = attempt.task
             assert task is not None  # noqa: S101 - loading rejects unknown tasks
             # Before the checks, so that no newer call replaces one whose failure is being reported.
-            if _has_line(attempt) and not await self._hold(attempt):
+            if task.unique and _has_line(attempt) and not await self._hold(attempt):
                 self._finish(attempt)
                 return
             check(attempt)
@@ -255,9 +255,8 @@ def _failed_dependency(blamed: bytes | None) -> str:
 
 
 def _has_line(attempt: Attempt) -> bool:
-    """Return whether the attempt begins as the holder of its group; an abort waits in no line."""
-    is_unique = attempt.task is not None and attempt.task.unique and not attempt.lock
-    return is_unique and not (attempt.is_aborted or attempt.must_fail or attempt.cut_by)
+    """Return whether a unique task begins as the holder of its group; an abort waits in no line."""
+    return not (attempt.lock or attempt.is_aborted or attempt.must_fail or attempt.cut_by)
 
 
 def _group(attempt: Attempt) -> str:
