@@ -90,14 +90,17 @@ class Hub:
             self._wake_soon(feed)
 
     def cursors(self) -> dict[str, str]:
-        """Return the id that each channel with subscribers has reached, if it is known.
+        """Return the id that each channel with subscribers has reached, if it is known."""
+        return {name: feed.cursor for name, feed in self._feeds.items() if feed.cursor}
 
-        The caller passes on the events after it. A subscriber that is just reading its id learns
-        from :attr:`Subscriber.gaps` that it must do so itself.
+    def note_gap(self) -> None:
+        """Note that events may have passed by; call it before events are filled in.
+
+        A subscriber that is just reading its id learns from :attr:`Subscriber.gaps` that it must
+        read on from there.
         """
         for feed in self._feeds.values():
             feed.gaps += 1
-        return {name: feed.cursor for name, feed in self._feeds.items() if feed.cursor}
 
     def next_id(self) -> str:
         """Return an id for an event that doesn't go through Redis."""

@@ -92,6 +92,7 @@ class _Relay:
         ) as connection:
             subscribe = "SSUBSCRIBE" if self._history.keys.is_sharded else "SUBSCRIBE"
             await connection.tell(subscribe, self._history.keys.topic)
+            self._hub.note_gap()
             for channel, cursor in self._hub.cursors().items():
                 await self._fill_gap(channel, cursor)
             self._connected()
@@ -130,5 +131,7 @@ class _Relay:
     async def _publish(self, channel: str, event: Event, at: Position) -> None:
         if at[0] <= time.time() * 1000 + FUTURE_MS:
             self._hub.publish(channel, event)
-        elif cursor := self._hub.cursors().get(channel):
+            return
+        self._hub.note_gap()
+        if cursor := self._hub.cursors().get(channel):
             await self._fill_gap(channel, cursor)
