@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ PAUSE_SECONDS = 0.1
 START_SECONDS = 60.0
 IDLE_SECONDS = 180.0
 APART_SECONDS = 0.2, 2.0
+PROGRESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,8 @@ async def deliver(wanted: Wanted, folder: Path) -> Outcome:
         await _make_tables(folder, environment)
         webs = [Web(f"web-{number}", folder, environment) for number in range(wanted.webs)]
         await stack.enter_async_context(kept([*webs, Crewman("worker", folder, environment)]))
-        async with _restarting(webs, Random(wanted.seed), outcome):  # noqa: S311 - repeatable
+        chance = Random(wanted.seed)  # noqa: S311 - repeatable
+        async with _beside(_restart(webs, chance, outcome), _tell(wanted, outcome)):
             await _deliver_all(wanted, [web.port for web in webs], outcome)
         await _wait_until_idle(settings)
     runs = Counter(str(one["event"]) for one in read_notes(journal) if one["what"] == "acted")
@@ -212,25 +214,39 @@ async def kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _restarting(webs: Sequence[Web], chance: Random, outcome: Outcome) -> AsyncIterator[None]:
-    """Kill or stop one web process after another beside the block."""
-
-    async def restart() -> None:
-        while True:
-            web = chance.choice(webs)
-            number = chance.choice([signal.SIGKILL, signal.SIGTERM])
-            if web.code is None:
-                web.told_to_end.add(web.pid)
-                send(web.pid, number)
-                outcome.restarts["killed" if number == signal.SIGKILL else "stopped"] += 1
-                await web.served_again()
-            await asyncio.sleep(chance.uniform(*APART_SECONDS))
-
-    restarting = asyncio.create_task(restart())
+async def _beside(*endless: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Run the coroutines beside the block, and cancel them at its end."""
+    running = [asyncio.create_task(one) for one in endless]
     try:
         yield
     finally:
-        restarting.cancel()
+        for one in running:
+            one.cancel()
+
+
+async def _restart(webs: Sequence[Web], chance: Random, outcome: Outcome) -> None:
+    """Kill or stop one web process after another, for ever."""
+    while True:
+        web = chance.choice(webs)
+        number = chance.choice([signal.SIGKILL, signal.SIGTERM])
+        if web.code is None:
+            web.told_to_end.add(web.pid)
+            send(web.pid, number)
+            outcome.restarts["killed" if number == signal.SIGKILL else "stopped"] += 1
+            await web.served_again()
+        await asyncio.sleep(chance.uniform(*APART_SECONDS))
+
+
+async def _tell(wanted: Wanted, outcome: Outcome) -> None:
+    """Write how far the run is, for ever."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        sys.stderr.write(
+            f"{time.monotonic() - began:4.0f} s: {outcome.deliveries} of {wanted.deliveries} "
+            f"delivered, {outcome.restarts.total()} restarts\n"
+        )
+        sys.stderr.flush()
 
 
 async def _make_tables(folder: Path, environment: dict[str, str]) -> None:
