@@ -24,7 +24,8 @@ from docs_modules import module_page, plain, table
 from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
-from vibetuner.tasks.progress.state import PROGRESS, ProgressState, ProgressStatus
+from vibetuner.tasks.progress.state import PROGRESS, ProgressStatus
+from vibetuner.tasks.progress.watch import ENDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "docs" / "reference" / "modules"
@@ -144,8 +145,8 @@ def sent_events_table() -> str:
 
 def progress_events() -> Iterator[tuple[str, str, str]]:
     """Yield the events of a task: one for its changes, and one for each end."""
-    ends = [status for status in ProgressStatus if ProgressState(task_id="", status=status).is_over]
-    for name in (PROGRESS, *ends):
+    yield f"`{ProgressStatus.UNKNOWN}`", "the stream's own", "the runtime, `stream.py`"
+    for name in (PROGRESS, *ENDS - {ProgressStatus.UNKNOWN}):
         yield f"`{name}`", "the task's id, and `Progress(channel=)`", "the runtime, `progress.py`"
 
 

@@ -40,7 +40,10 @@ def test_a_task_its_test_and_its_line_in_tune_py(project: Path, type_: Type):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "async def send_report(item_id: str)" in (project / TASK).read_text()
-    assert "await send_report(" in (project / TEST).read_text()
+    test = (project / TEST).read_text()
+    assert 'change this line.\nARGUMENTS = ("42",)\n' in test
+    assert test.count('"42"') == 3  # here, and in the two expected results
+    assert "await send_report(*ARGUMENTS)" in test
     assert "tasks=[send_report]" in (project / "src/shop/tune.py").read_text()
     head, _, steps = done.stdout.partition("Next:\n")
     assert head.split()[:2] == ["create", TASK]

@@ -32,6 +32,7 @@ WORDS = {
     "complete": "done",
     "failed": "failed",
     "aborted": "aborted",
+    "unknown": "unknown",
 }
 
 # How often Redis is pinged, and how long it has to answer.

@@ -238,6 +238,21 @@ def test_the_bar_is_rendered_and_its_message_escaped(site: Site, start_worker):
         assert "counting &lt;b&gt;sheep&lt;/b&gt;" in html
 
 
+@pytest.mark.parametrize("name", ["nobody", "a%20b", "x" * 201])
+def test_a_browser_gets_an_end_for_an_unknown_task(site: Site, name: str):
+    """The stream of an unknown task ends, because htmx would reconnect after a 404 for ever."""
+    with listening(f"{site.url}/json/{name}") as browser:
+        browser.wait_until_over()
+        assert browser.status == 204
+    [end, close] = browser.events
+    assert (end.name, json.loads(end.data)["status"]) == ("unknown", "unknown")
+    assert close.name == "close"
+    with listening(f"{site.url}/bar/{name}") as page:
+        page.wait_until_over()
+        assert "Unknown" in page.events[0].data
+        assert "<progress" not in page.events[0].data
+
+
 def test_an_endpoint_refuses_before_it_streams(site: Site):
     """The endpoint's own error, an unknown task and a wrong id are answered before the stream."""
     assert httpx2.get(f"{site.url}/bar/secret", timeout=30).json() == {"detail": "not yours"}

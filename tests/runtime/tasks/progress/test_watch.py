@@ -103,6 +103,16 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
     assert [step.name for step in seen if step] == [PROGRESS, PROGRESS, "complete"]
 
 
+async def test_a_task_that_expires_as_a_watcher_comes_is_unknown(queue: TaskWorker):
+    """A watcher of a task that Redis does not know ends with the state `unknown`."""
+    seen: list[Step | None] = []
+    with Hub().subscribe("expired") as subscriber:
+        await steps_of(subscriber, seen)
+    assert [step.name for step in seen if step] == ["unknown"]
+    assert seen[0] is not None
+    assert seen[0].state.status is ProgressStatus.UNKNOWN
+
+
 async def test_an_end_that_was_not_published_is_found_after_a_silence(
     queue: TaskWorker, settings: Settings
 ):

@@ -46,7 +46,9 @@ def progress_endpoint(
     The function is a FastAPI dependency like that of ``sse_endpoint``, and may refuse. The stream
     begins with a ``progress`` event that holds the current state, sends one for each change, and
     ends with ``complete``, ``failed`` or ``aborted``, followed by ``close``. For a task that has
-    ended it sends only the end. An unknown task is answered with 404.
+    ended it sends only the end. A task is unknown if it never existed, or ended so long ago that
+    its end is no longer stored: a client that accepts ``text/event-stream``, as browsers do, gets
+    the end ``unknown``, and any other is answered with 404.
 
     Args:
         render: makes the events' data from a state, sync or async; by default the bar of

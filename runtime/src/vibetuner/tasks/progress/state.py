@@ -20,13 +20,17 @@ KEPT_SECONDS = 24 * 3600
 
 
 class ProgressStatus(StrEnum):
-    """The stage of a task; the last three are final, and name the closing events."""
+    """The stage of a task; the last four are final, and name the closing events.
+
+    An unknown task never existed, or ended so long ago that its end is no longer stored.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
     ABORTED = "aborted"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

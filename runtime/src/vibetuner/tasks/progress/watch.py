@@ -30,10 +30,7 @@ from vibetuner.tasks.progress.state import (
 
 Render = Callable[[ProgressState], str | Awaitable[str]]
 
-ENDS = frozenset(
-    status.value
-    for status in (ProgressStatus.COMPLETE, ProgressStatus.FAILED, ProgressStatus.ABORTED)
-)
+ENDS = frozenset(ProgressStatus) - {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
 STATUS = {
     TaskStatus.QUEUED: ProgressStatus.QUEUED,
     TaskStatus.SCHEDULED: ProgressStatus.QUEUED,
@@ -88,7 +85,7 @@ async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
     """Yield the steps of the task that the subscriber's channel names; None at each keepalive."""
     task_id, missing = subscriber.channel, 0
     polls = True  # once, and while the call waits in the outbox
-    gone = ProgressState(task_id=task_id, status=ProgressStatus.FAILED)
+    gone = ProgressState(task_id=task_id, status=ProgressStatus.UNKNOWN)
     state, position = await _begin(subscriber, gone)
     if not state.is_over:
         yield Step(PROGRESS, state, position)
