@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -168,6 +169,21 @@ def test_lines_that_are_logged_together_are_written_in_one_piece():
     logger.info("three")
 
     assert [re.findall("one|two|three", text) for text in written] == [["one", "two"], ["three"]]
+
+
+async def test_a_task_that_starts_inside_together_logs_after_its_end():
+    """A task or a thread that is started inside `together()` writes its own lines, and at once."""
+    out = log_to(StringIO())
+    with together():
+        later = asyncio.create_task(_say("one"))
+        thread = asyncio.ensure_future(asyncio.to_thread(logger.info, "two"))
+    await asyncio.gather(later, thread)
+
+    assert sorted(re.findall("one|two", out.getvalue())) == ["one", "two"]
+
+
+async def _say(word: str) -> None:
+    logger.info(word)
 
 
 def test_a_json_line_leaves_out_missing_values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -135,18 +136,24 @@ def _json_output(logger: logging.Logger) -> tuple[LineHandler, JsonFormatter] | 
     return None if handler.filters else (handler, formatter)
 
 
-_held: ContextVar[list[tuple[LineHandler, str]] | None] = ContextVar("held", default=None)
+class _Held(threading.local):
+    """The lines that this thread collects. A task that it creates meanwhile must not collect."""
+
+    lines: list[tuple[LineHandler, str]] | None = None
+
+
+_held = _Held()
 
 
 @contextmanager
 def together() -> Iterator[None]:
     """Collect the lines logged in the block, which must not await, and write them at its end."""
     held: list[tuple[LineHandler, str]] = []
-    token = _held.set(held)
+    _held.lines, before = held, _held.lines
     try:
         yield
     finally:
-        _held.reset(token)
+        _held.lines = before
         for handler in {handler for handler, _ in held}:
             handler.write("".join(line for of, line in held if of is handler))
 
@@ -168,7 +175,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def emit_line(self, line: str) -> None:
         """Write a line, or keep it for the end of :func:`together`."""
-        if (held := _held.get()) is not None:
+        if (held := _held.lines) is not None:
             held.append((self, f"{line}\n"))
         else:
             self.write(f"{line}\n")
