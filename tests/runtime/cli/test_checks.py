@@ -15,7 +15,9 @@ from tests.processes import vibetuner
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.diagnosis import diagnose
 from vibetuner.cli.checks.outside import check_port
+from vibetuner.cli.checks.services import _look_at_redis
 from vibetuner.cli.services import _print_lines
+from vibetuner.config import Settings
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus
 from vibetuner.embedded.folder import User
 from vibetuner.project import project_info
@@ -66,6 +68,19 @@ def test_a_folder_without_a_project_has_one_finding(
     (found,) = diagnose()
     assert (found.level, found.area) == ("error", "project")
     assert found.text == f"{tmp_path} is in no vibetuner project"
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1"])
+async def test_a_redis_that_is_lost_while_it_is_read_is_a_warning(
+    stand_in: Callable[..., Path], url: str
+):
+    """A server that is lost between two answers is named, and no right is asked for."""
+    stand_in()
+    settings = Settings(redis_url=url, redis_key_prefix="{shop}:")
+    (found,) = await _look_at_redis(settings, project_info())
+
+    assert (found.level, found.area, found.cure) == ("warning", "Redis", "try again")
+    assert found.text.startswith("its state can't be read: ")
 
 
 def test_few_open_files_are_a_warning(shop: Path, environment: dict[str, str], tmp_path: Path):

@@ -185,9 +185,7 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         reason = first_line(innermost(error))
         refused = re.search("permissions to run the '([^']+)' command", reason)
-        rule = refused[1] if refused else "info"
-        allow = (
-            f"allow it:  ACL SETUSER {parse_url(settings.redis_url).username or 'default'} +{rule}"
-        )
-        cure = uncapitalized(cure_of(reason, "REDIS_URL", allow))
+        user = parse_url(settings.redis_url, settings.redis_key_prefix).username or "default"
+        usual = f"allow it:  ACL SETUSER {user} +{refused[1]}" if refused else "try again"
+        cure = uncapitalized(cure_of(reason, "REDIS_URL", usual))
         return [Finding("warning", "Redis", f"its state can't be read: {reason}", cure)]
