@@ -84,6 +84,15 @@ def test_a_server_that_refuses_has_another_cure_than_one_that_is_down(reason: st
     assert line.startswith(f"A server at x://***@z can't be used: {reason.rstrip('.')}. {cure}")
 
 
+@pytest.mark.parametrize("form", ["redis+sentinel://a/shop", "rediss+cluster://a"])
+def test_a_primary_that_is_being_replaced_is_waited_for(form: str):
+    """A URL that leads to the primary by itself need not be corrected when it is read-only."""
+    reason = "READONLY You can't write against a read only replica."
+    line = explain_unusable("Redis", "REDIS_URL", form, reason, environment="production")
+
+    assert line.endswith("read only replica. Wait until another server is the primary")
+
+
 def test_an_embedded_server_that_does_not_answer_has_its_state_as_the_cure():
     """The cure for an embedded server is not to set the value that it has."""
     late = ("MongoDB", "MONGODB_URL", "embedded", "no answer within 10 s")

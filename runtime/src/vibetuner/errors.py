@@ -278,18 +278,21 @@ Correct the user and the password in REDIS_URL"
         usual = f"Start it, correct {name}, or set {name}=embedded in development"
     if url.startswith("sqlite"):
         usual = f"Correct {name}, or the rights of its folder"
-    cure = cure_of(reason, name, cure_of_scheme(url, reason, name) or usual)
+    cure = cure_of_scheme(url, reason, name) or cure_of(reason, name, usual)
     return f"{system} at {mask_url(url)} can't be used: {reason.rstrip('.')}. {cure}"
 
 
 def cure_of_scheme(url: str, reason: str, name: str) -> str:
-    """Return the cure for a Redis that is down, or of which the URL is wrong about TLS, or nothing.
+    """Return the cure that depends on the form of the URL, or nothing.
 
-    A server without TLS waits for the rest of a command, and one with TLS hangs up.
+    A server without TLS waits for the rest of a command, and one with TLS hangs up. Sentinels and
+    the nodes of a Cluster name the primary themselves, so it is being replaced.
 
     >>> cure_of_scheme("rediss://cache", "no answer in time", "REDIS_URL")
     'Start it; or, if it speaks without TLS, begin REDIS_URL with redis, not rediss'
     """
+    if re.match(r"rediss?\+", url) and re.search("READONLY|MASTERDOWN", reason):
+        return "Wait until another server is the primary"
     if url.startswith("rediss") and re.search("no answer|timed out", reason):
         return f"Start it; or, if it speaks without TLS, begin {name} with redis, not rediss"
     if url.startswith(("redis:", "redis+")) and "reset by peer" in reason:
