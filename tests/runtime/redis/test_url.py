@@ -29,6 +29,7 @@ def test_only_four_characters_must_be_encoded(letter: str):
     """Only four characters must be encoded; an ``@`` or a ``:`` is recognized by its place."""
     found = parse_url(f"redis://ann:a{letter}b@h:7")
     assert (found.password, found.host, found.port) == (f"a{letter}b", "h", 7)
+    assert parse_url(f"redis+sentinel://ann:a{letter}b@h,i/m").password == f"a{letter}b"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,12 @@ def test_what_a_url_means(url: str, address: Address):
         ("redis+sentinel://h:0/mymaster", "there is no port 0. A Sentinel listens on 26379"),
         ("redis+sentinel://h/mymaster/x", "the database 'x' is no number"),
         ("redis+sentinel://h/m?ssl_cert_reqs=none", "Begin it with rediss.sentinel://"),
+        (
+            "redis+sentinel://ann:hunter2@a:1,ann:hunter2@b:1/m",
+            "a user and password for several hosts. Write them once, before the first host",
+        ),
+        ("redis+cluster://:hunter2@a,:hunter2@b:1,c", "a user and password for several hosts"),
+        ("redis+cluster://a:1;b:1", "a ; stands between the hosts. Write a comma"),
         ("redis+cluster://h", "has no hash tag, so the keys .* Write  REDIS_KEY_PREFIX={shop}"),
         ("redis+cluster://h/3", "a Cluster has the database 0 only"),
         ("redis+cluster://h/shop", "the database 'shop' is no number"),

@@ -27,6 +27,8 @@ SERVER = re.compile(
 SOCKET = re.compile(
     r"(?P<scheme>unix)://(?:(?P<user>[^/?#]*)@)?(?P<path>/[^?#]+)(?:\?(?P<query>[^#]*))?"
 )
+#: Another host and another @ after the first ones, which a password of our form would swallow.
+LOGIN_OF_EACH = re.compile(rf"@{HOST},[^/?#]*@")
 OPTIONS = ("db", "username", "password")
 SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 SCHEMES = (
@@ -413,6 +415,9 @@ def _decode(url: str, text: str) -> str:
 def _check_kind(url: str, kind: str, hosts: tuple[tuple[str, int], ...]) -> None:
     if kind not in ("", "sentinel", "cluster"):
         raise _refusal(url, "the scheme is unknown", f"There are {', '.join(SCHEMES)}")
+    if kind and LOGIN_OF_EACH.search(url):
+        cure = "Write them once, before the first host, or write the @ of a password as %40"
+        raise _refusal(url, "it has a user and password for several hosts", cure)
     if not kind and len(hosts) > 1:
         cure = "Name one, or begin it with redis+sentinel:// or redis+cluster://"
         raise _refusal(url, "it names several hosts", cure)
@@ -507,6 +512,7 @@ def _wrong_part(url: str) -> tuple[str, str]:
             "@" in behind or "?" in ahead.rpartition("@")[0]
         ),
         ("a space stands in the host or port", "Remove it"): re.search(r"\s", "".join(hosts)),
+        ("a ; stands between the hosts", "Write a comma"): ";" in "".join(hosts),
         ("the host is malformed", f"An IPv6 address stands in brackets: {scheme}://[::1]"): any(
             host.count(":") > 1 or "[" in host or "]" in host for host in hosts
         ),
