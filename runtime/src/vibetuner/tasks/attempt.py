@@ -173,8 +173,13 @@ class Attempt:
         self.policy = getattr(task, "failure_policy", None)
 
     def cut(self, by: Cut) -> None:
-        """Cancel the attempt, unless it was cancelled before; its cleanup has ten seconds."""
+        """Cancel the attempt, unless it was cancelled before; its cleanup has ten seconds.
+
+        An abort comes too late for an attempt that has an end, whose on_failure may still run.
+        """
         if self.cut_by is not None or self.handle is None:
+            return
+        if by is Cut.ABORT and self.end is not None:
             return
         self.cut_by = by
         # A coroutine that is cancelled before its first step never runs, and would record no end.

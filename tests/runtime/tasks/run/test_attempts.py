@@ -227,3 +227,55 @@ async def test_on_failure_costs_no_letter(worker: TaskWorker, running: Running, 
         assert not (await task.result(timeout=30)).success
         assert await worker.redis.hexists(worker.client.keys.letter_places, task.id)
     assert called == ["fails"]
+
+
+async def test_an_abort_does_not_cut_on_failure_short(worker: TaskWorker, running: Running):
+    """An abort of a task that has failed leaves its on_failure alone, and its end stays."""
+    began, go, returned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def on_failure(_name: str, _id: str, _error: Exception) -> None:
+        began.set()
+        await go.wait()
+        returned.set()
+
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="fails", on_failure=on_failure)
+        async def fails() -> None:
+            raise ValueError("no")
+
+    async with running(worker):
+        task = await fails.enqueue()
+        await began.wait()
+        worker.abort_tasks({task.id})
+        await asyncio.sleep(0)
+        go.set()
+        result = await task.result(timeout=30)
+        assert str(result.exception) == "no"
+    assert returned.is_set()
+
+
+async def test_a_stop_cuts_the_on_failure_of_a_task_that_timed_out(
+    worker: TaskWorker, running: Running, caplog: pytest.LogCaptureFixture
+):
+    """A stop cuts an on_failure short, also after the task itself was cut at its time limit."""
+    began = asyncio.Event()
+
+    async def on_failure(_name: str, _id: str, _error: Exception) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    with using_worker(worker):
+
+        @robust_task(max_retries=1, name="slow", on_failure=on_failure, timeout=0.01)
+        async def slow() -> None:
+            await asyncio.sleep(60)
+
+    worker.grace_period = 0
+    async with running(worker):
+        task = await slow.enqueue()
+        await began.wait()
+        worker.stop()
+    async with worker:
+        assert isinstance((await task.result(timeout=30)).exception, TimeoutError)
+    assert "on_failure of slow was cut short by a stop" in caplog.text

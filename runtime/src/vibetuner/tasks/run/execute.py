@@ -111,6 +111,7 @@ class Executor:
         if attempt.cut_again is not None:
             attempt.cut_again.cancel()
         judge(attempt, random.random)
+        attempt.cut_by = attempt.cut_again = None  # a stop may still cut what follows
         if attempt.reports:
             await self._settle_reports(attempt)
         if attempt.end is End.FAILED:
@@ -129,7 +130,10 @@ class Executor:
             await asyncio.wait({notice}, timeout=ON_FAILURE_SECONDS)
         if not notice.done():
             notice.cancel()
-            logger.error("on_failure of %s did not return in time", attempt.fn_name)
+            if attempt.cut_by is None:
+                logger.error("on_failure of %s did not return in time", attempt.fn_name)
+            else:
+                logger.error("on_failure of %s was cut short by a stop", attempt.fn_name)
 
     async def _reject_for_another(self, attempt: Attempt) -> None:
         """Reject a task because one that it was to follow has failed."""
