@@ -97,15 +97,15 @@ bench *names:
 
 [doc("Kill, stop and freeze workers and servers at random; check that no task is lost")]
 chaos *args:
-    {{ run }} python -m chaos "$@"
+    exec {{ run }} python -m chaos "$@"
 
 [doc("Send random requests, and write random values into every key of Redis: just fuzz --minutes 30")]
 fuzz *args:
-    {{ run }} python -m chaos.fuzz "$@"
+    exec {{ run }} python -m chaos.fuzz "$@"
 
 [doc("Deliver each webhook five times while web processes are killed; check that it runs once")]
 deliveries *args:
-    {{ run }} python -m chaos.deliveries "$@"
+    exec {{ run }} python -m chaos.deliveries "$@"
 
 [doc("Build the documentation into build/docs; --serve shows it while you write")]
 [no-exit-message]

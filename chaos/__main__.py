@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from typing import get_args
 
 from chaos.driver import Run, run
 from chaos.faults import Topology
-from chaos.ledger import Ledger
 from chaos.outbox import Database
+from chaos.processes import run_until_signal
 from chaos.table import show
 
 
@@ -40,20 +39,13 @@ def main() -> int:
             say=_say,
         )
         try:
-            ledger = asyncio.run(_until_signal(wanted))
-        except KeyboardInterrupt:
+            ledger = run_until_signal(run(wanted))
+        except asyncio.CancelledError:
             _say("stopped")
             return 130
     text = json.dumps(ledger.to_dict(), indent=2) if options.json else show(ledger)
     sys.stdout.write(f"{text}\n")
     return 0 if ledger.is_clean else 1
-
-
-async def _until_signal(wanted: Run) -> Ledger:
-    """Treat SIGTERM like Ctrl-C, so that every process is ended first."""
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-    return await run(wanted)
 
 
 def _parse() -> argparse.Namespace:

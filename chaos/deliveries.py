@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from chaos.crew import Crewman
 from chaos.journal import JOURNAL, read_notes
-from chaos.processes import free_port, send
+from chaos.processes import free_port, run_until_signal, send
 from chaos.servers import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.resources.sql import open_sql
@@ -285,7 +285,10 @@ def main() -> int:
     parser.add_argument("--database-url", default="", help="by default SQLite in a new folder")
     wanted = Wanted(**vars(parser.parse_args()))
     with TemporaryDirectory(prefix="deliveries-") as folder:
-        outcome = asyncio.run(deliver(wanted, Path(folder)))
+        try:
+            outcome = run_until_signal(deliver(wanted, Path(folder)))
+        except asyncio.CancelledError:
+            return 130
     sys.stdout.write(f"{outcome.text}\n")
     return 1 if outcome.wrong else 0
 

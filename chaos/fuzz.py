@@ -25,6 +25,7 @@ from coredis.exceptions import RedisError
 from chaos.crew import Crewman
 from chaos.deliveries import Web, environment_of, kept
 from chaos.nonsense import PLANTED, request, spoil
+from chaos.processes import run_until_signal
 from chaos.servers import Valkey
 
 __all__ = ["Found", "Wanted", "fuzz"]
@@ -236,9 +237,11 @@ def main() -> int:
     options = parser.parse_args()
     sys.stderr.write(f"seed {options.seed}, {options.minutes:g} minutes\n")
     with TemporaryDirectory(prefix="fuzz-") as folder:
-        found = asyncio.run(
-            fuzz(Wanted(seconds=options.minutes * 60, seed=options.seed), Path(folder))
-        )
+        wanted = Wanted(seconds=options.minutes * 60, seed=options.seed)
+        try:
+            found = run_until_signal(fuzz(wanted, Path(folder)))
+        except asyncio.CancelledError:
+            return 130
     sys.stdout.write(f"{found.text}\n")
     return 1 if found.faults else 0
 

@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import sample
+from typing import Any, TypeVar
 
-__all__ = ["Child", "descendants", "free_port", "gone", "send"]
+__all__ = ["Child", "descendants", "free_port", "gone", "run_until_signal", "send"]
+
+T = TypeVar("T")
 
 
 class Child:
@@ -115,3 +118,22 @@ def _process_table() -> dict[int, int]:
     )
     rows = (line.split() for line in shown.stdout.splitlines())
     return {int(own): int(parent) for own, parent, state in rows if not state.startswith("Z")}
+
+
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
+    """Run until SIGTERM or SIGINT, which cancel the work, so that it ends its processes first.
+
+    Also in the background of a shell, which lets its commands ignore SIGINT.
+
+    Raises:
+        CancelledError: a signal has arrived.
+    """
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs in one
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    return asyncio.run(cancellable())
