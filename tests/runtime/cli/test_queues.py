@@ -91,7 +91,7 @@ async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
         ("critical:x", "--queues takes whole weights from 1 to 1000, not 'x' in 'critical:x'"),
         ("critical:6,bulk", "--queues takes a weight for each queue or for none, not"),
         ("critical,,bulk", "--queues takes names with commas between, each once, not"),
-        ("bluk", "--queues names 'bluk', which tune.py does not declare. Did you mean 'bulk'?"),
+        ("bluk", "--queues names 'bluk', which tune.py does not declare. Take one of critical, "),
     ],
 )
 def test_queues_that_are_none_are_one_line(

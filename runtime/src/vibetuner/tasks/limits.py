@@ -10,7 +10,7 @@ from streaq.task import Task
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
-from vibetuner.tasks.queues import check_queue, default_queue, suggest_queue
+from vibetuner.tasks.queues import check_queue, default_queue, list_queues
 from vibetuner.tasks.retry import check_number
 
 # A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
@@ -83,9 +83,7 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
         queue = priorities[0] if len(priorities) == 1 else default_queue(priorities)
     task.priority = queue
     if queue not in priorities:
-        raise TaskError(
-            f"{name}: tune.py declares no queue {queue!r}. {suggest_queue(queue, priorities)}"
-        )
+        raise TaskError(f"{name}: tune.py declares no queue {queue!r}. {list_queues(priorities)}")
     if task.delay is None and task.schedule is None:
         return
     try:

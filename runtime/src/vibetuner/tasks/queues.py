@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vibetuner.errors import CommandError, suggest
+from vibetuner.errors import CommandError
 
 #: The queues of a project that declares none, as in streaq.
 USUAL = ("normal",)
@@ -43,9 +43,9 @@ def check_queue(queue: object) -> str:
     return queue
 
 
-def suggest_queue(name: object, queues: Collection[str]) -> str:
-    """Return the hint for an unknown queue's name."""
-    return suggest(name, queues, f"Take one of {', '.join(queues)}", "{!r}")
+def list_queues(queues: Collection[str]) -> str:
+    """Return the cure for an unknown queue's name."""
+    return f"Take one of {', '.join(queues)}"
 
 
 def start_reader(name: str, queues: Collection[str], worker: str) -> str:
@@ -125,7 +125,7 @@ class ReadOrder:
             if name not in queues:
                 raise CommandError(
                     f"--queues names {name!r}, which tune.py does not declare. "
-                    f"{suggest_queue(name, queues)}"
+                    f"{list_queues(queues)}"
                 )
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from vibetuner.crontab import find_ambiguity
 from vibetuner.errors import ProjectError, TaskNotFound, first_few, suggest
 from vibetuner.loader import import_module_of
 from vibetuner.project import ProjectInfo
-from vibetuner.tasks.queues import declared_queue, suggest_queue
+from vibetuner.tasks.queues import declared_queue, list_queues
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _in_no_queue(worker: Worker[Any]) -> Iterator[str]:
         if queue and queue not in worker.priorities:
             yield (
                 f"The task {name}{_place(task.fn)} goes into the queue {queue!r}, which tune.py "
-                f"does not declare. {suggest_queue(queue, worker.priorities)}, or add it to "
+                f"does not declare. {list_queues(worker.priorities)}, or add it to "
                 "queues=[...]"
             )
 
