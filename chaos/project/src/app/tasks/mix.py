@@ -112,7 +112,7 @@ async def flaky(good_from: int) -> int:
 @robust_task(max_retries=2, backoff_base=0.5, timeout=TIMEOUT, ttl=None)
 async def too_slow() -> None:
     """Exceed the timeout at every try."""
-    with recorded(too_slow, TIMEOUT):
+    with recorded(too_slow):
         await asyncio.sleep(60)
 
 
@@ -137,7 +137,7 @@ async def poisonous() -> None:
 @robust_task(max_retries=4, backoff_base=0.5, timeout=LONG_ENOUGH, unique=True, ttl=None)
 async def one_at_a_time(seconds: float) -> float:
     """Run alone; a second one at the same time is a clash."""
-    with recorded(one_at_a_time, LONG_ENOUGH):
+    with recorded(one_at_a_time):
         await asyncio.sleep(seconds)
     return seconds
 
@@ -205,7 +205,7 @@ async def replacing(account: str, fate: str = "done") -> str:
 )  # fmt: skip
 async def clashing(account: str, fate: str = "done") -> str:
     """Run, unless another call for the account runs."""
-    with recorded(clashing, LONG_ENOUGH, group=f"clashing {account}") as run:
+    with recorded(clashing, group=f"clashing {account}") as run:
         await _meet(fate, run.tries)
     return fate
 
@@ -225,14 +225,14 @@ async def telling(events: int) -> None:
 @robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None)
 async def ticking() -> None:
     """Run every minute, and whenever the producer enqueues it."""
-    with recorded(ticking, 3600):
+    with recorded(ticking):
         await asyncio.sleep(0.5)
 
 
 @robust_cron("* * * * *", max_retries=4, backoff_base=0.5, ttl=None, queue=QUEUES[0])
 async def tocking() -> None:
     """Run every minute, from another queue."""
-    with recorded(tocking, 3600):
+    with recorded(tocking):
         await asyncio.sleep(0.5)
 
 

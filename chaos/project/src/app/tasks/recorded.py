@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from secrets import token_hex
@@ -11,23 +10,15 @@ from streaq import TaskContext
 from streaq.task import RegisteredTask
 
 from chaos.journal import note
+from vibetuner.tasks.attempt import Cut, current_attempt
 
 __all__ = ["recorded"]
 
-# An event loop measures a limit from the start of its iteration, uvloop in milliseconds.
-CLOCK_SECONDS = 0.02
-
 
 @contextmanager
-def recorded(
-    task: RegisteredTask, limit: float | None = None, *, group: str = ""
-) -> Iterator[TaskContext]:
-    """Note the run of a task's body.
-
-    ``limit`` is its timeout, to tell it from a planned stop. Tasks of one ``group`` run one at a
-    time.
-    """
-    run, token, began = task.context, token_hex(6), time.monotonic()
+def recorded(task: RegisteredTask, *, group: str = "") -> Iterator[TaskContext]:
+    """Note the run of a task's body; tasks of one ``group`` run one at a time."""
+    run, token = task.context, token_hex(6)
     facts = {"group": group} if group else {}
     note("start", id=run.task_id, kind=run.fn_name, tries=run.tries, run=token, **facts)
     outcome = "done"
@@ -37,8 +28,9 @@ def recorded(
         outcome = "raised"
         raise
     except BaseException:
-        late = limit is not None and time.monotonic() - began >= limit - CLOCK_SECONDS
-        outcome = "timeout" if late else "cancelled"
+        attempt = current_attempt()  # a clock can't tell a timeout from a stop at that moment
+        is_late = attempt is not None and attempt.cut_by is Cut.TIME_LIMIT
+        outcome = "timeout" if is_late else "cancelled"
         raise
     finally:
         note("end", id=run.task_id, run=token, outcome=outcome)
