@@ -60,12 +60,12 @@ def test_a_short_span_does_not_change_the_rate():
     assert (ahead.count(2.0), ahead.finished) == (0, 0)
 
 
-def test_at_most_two_tasks_are_prefetched_for_each_slot():
-    """A worker with three slots prefetches six tasks, and leaves the rest to other workers."""
+def test_at_most_four_tasks_are_prefetched_for_each_slot():
+    """A worker with three slots prefetches twelve tasks, and leaves the rest to other workers."""
     ahead = Lookahead(slots=3, now=0.0)
     ahead.finished += 10_000
     ahead.answered(asked=0.9, now=1.0)
-    assert ahead.count(1.0) == 6
+    assert ahead.count(1.0) == 12
 
 
 @pytest.mark.parametrize(
