@@ -22,6 +22,10 @@ BOUNDARY = "frontier"
 PART = (
     f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 ).encode()
+CHUNKED = (
+    b"POST /%b HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+)
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
@@ -139,6 +143,40 @@ def test_malformed_bodies_fill_no_log(web: ListeningPart, within_limits: WithinL
                 assert answer.count(b"HTTP/1.1") == 1
 
     assert "Traceback" not in web.command.output
+
+
+@PARSERS
+@pytest.mark.parametrize(
+    ("start", "piece", "answers"),
+    [
+        (b"", b"GET /health HTTP/1.1\r\nHost: shop\r\n\r\n" * 1000, {b"", b"HTTP/1.1 200"}),
+        (HEAD, b"x" * 65_536, {b"", b"HTTP/1.1 431", b"HTTP/1.1 400"}),
+        (CHUNKED % b"signup", b"1\r\nx\r\n" * 10_000, {b"", b"HTTP/1.1 400"}),
+        (CHUNKED % b"nothing", b"10000\r\n%b\r\n" % (b"x" * 65_536), {b"", b"HTTP/1.1 404"}),
+    ],
+    ids=["requests", "head", "tiny chunks", "unread body"],
+)
+def test_what_never_ends_uses_neither_memory_nor_time(
+    web: ListeningPart, within_limits: WithinLimits, start: bytes, piece: bytes, answers: set[bytes]
+):
+    """Requests that nobody waits for, and endless heads and bodies, are refused or cut off."""
+
+    def flood(connection: socket.socket) -> bytes:
+        connection.settimeout(5)
+        with suppress(OSError):
+            connection.sendall(start)
+            for _ in range(400):
+                connection.sendall(piece)
+        with suppress(OSError):
+            return connection.recv(12)
+        return b""
+
+    with ExitStack() as stack, within_limits(web, peak=200_000_000):
+        connections = [stack.enter_context(web.connect()) for _ in range(5)]
+        with ThreadPoolExecutor(5) as pool:
+            received = list(pool.map(flood, connections))
+
+    assert {*received} <= answers
 
 
 def test_event_streams_of_one_client_block_no_other_client(shop: Shop, within_limits: WithinLimits):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +28,17 @@ LONGEST_BACKLOG = 256
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 20.0
 SLOWEST_BYTES_A_SECOND = 500
+
+# asyncio reads 256 kB at once, and a parser may need seconds for that, in which nobody is served.
+PIECE_BYTES = 8192
+# At least half of so many bytes of a body must be content, not the lengths of chunks.
+JUDGED_BYTES = 4096
+# httptools has no limit for heads; h11 has this one.
+HEAD_BYTES = 65_536
+# The requests that one connection may send without waiting for responses; uvicorn queues them all.
+MOST_QUEUED = 100
+# The bytes of a body that are parsed after its response; more are discarded until its head is late.
+UNREAD_BYTES = 1_000_000
 
 # The time that an event stream gets to send its end; a browser that doesn't read would take longer.
 STREAM_SECONDS = 0.3
@@ -104,9 +116,11 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     log_sparingly(logger)
     budget = Budget.of(open_files(), settings.connections_per_client)
     clients = Clients(budget, settings.forwarded_allow_ips)
+    limited = type("Limited", (_Limited, AutoHTTPProtocol), {"clients": clients})
+    buffer = memoryview(bytearray(PIECE_BYTES))
     return uvicorn.Config(
         app,
-        http=type("Limited", (_Limited, AutoHTTPProtocol), {"clients": clients}),
+        http=cast("Any", lambda **options: _SmallReads(limited(**options), buffer)),
         lifespan="off",
         log_config=None,
         server_header=False,
@@ -153,11 +167,36 @@ class LimitedServer(uvicorn.Server):
                 cast("asyncio.WriteTransport", connection.transport).abort()
 
 
+class _SmallReads(asyncio.BufferedProtocol):
+    """Passes received data to a connection's protocol in small pieces, between others' turns.
+
+    Args:
+        protocol: the connection's protocol.
+        buffer: the size of a piece; connections can share it, as each piece is copied at once.
+    """
+
+    def __init__(self, protocol: _Limited, buffer: memoryview) -> None:
+        self._protocol = protocol
+        self._buffer = buffer
+        self.connection_made = protocol.connection_made  # type: ignore[method-assign]
+        self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the interface
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(self._buffer[:nbytes]))
+        if nbytes == len(self._buffer):
+            self._protocol.rest()
+
+
 class _Limited(asyncio.Protocol):
     """Our limits, in front of uvicorn's protocol of one connection.
 
     A request's head has ten seconds. Its body has twenty, plus one for each 500 bytes, while the
-    app reads.
+    app reads. A body in chunks of a few bytes is refused, as each takes as long as a large one.
     """
 
     clients: Clients
@@ -166,12 +205,16 @@ class _Limited(asyncio.Protocol):
     cycle: Any
     flow: Any
     loop: asyncio.AbstractEventLoop
+    # Requests that wait for the response to the one before; only httptools' has any.
+    pipeline: Sequence[Any] = ()
     transport: asyncio.Transport
 
     _counted = False
     _refused = False
     _heard = False
+    _deaf = False
     _head_since: float | None = None
+    _head_bytes = 0
     _body_since = 0.0
     _body_bytes = 0
     _last_cycle: Any = None
@@ -189,19 +232,41 @@ class _Limited(asyncio.Protocol):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refused or self._deaf:
             return
         self._heard = True
+        stored = len(self.cycle.body) if self.cycle is not None else 0
         super().data_received(data)
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if len(self.pipeline) > MOST_QUEUED:
+            logger.warning("closed a connection of %s, with too many requests", self._address)
+            self.transport.abort()
+        elif cycle is None or cycle.response_complete:
             if self._head_since is None:
                 self._head_since = self.loop.time()
+            self._head_bytes += len(data)
+            if cycle is not None and cycle.more_body:
+                self._deaf = self._head_bytes > UNREAD_BYTES
+            elif self._head_bytes > HEAD_BYTES:
+                self._refuse("431 Request Header Fields Too Large")
         elif cycle is not self._last_cycle:
-            self._last_cycle, self._head_since = cycle, None
+            self._last_cycle, self._head_since, self._head_bytes = cycle, None, 0
             self._body_since, self._body_bytes = self.loop.time(), 0
         else:
             self._body_bytes += len(data)
+            content = len(cycle.body) - stored
+            if cycle.more_body and len(data) >= JUDGED_BYTES and content < len(data) / 2:
+                self._refuse("400 Bad Request", "The chunks of the body are too small.")
+
+    def rest(self) -> None:
+        """Read on in the next turn of the event loop; uvloop would read all that has arrived."""
+        if not (self._refused or self.transport.is_closing()):
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self.flow.read_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
 
     def is_late(self, now: float) -> bool:
         if self._head_since is not None:
@@ -227,8 +292,12 @@ class _Limited(asyncio.Protocol):
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
+        self._refuse("400 Bad Request", msg)
+
+    def _refuse(self, status: str, text: str = "") -> None:
         # A malformed body may arrive after the app got the head. The app's response can't be
         # sent then, and uvicorn's own 400 fails after a HEAD: each would log a traceback.
+        self._deaf = True
         cycle, is_answered = self.cycle, False
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
@@ -237,12 +306,15 @@ class _Limited(asyncio.Protocol):
         elif cycle is not None:
             is_answered = cycle.more_body
         if not is_answered:
-            self.transport.write(_answer("400 Bad Request", text=msg))
+            self.transport.write(_answer(status, text=text))
         self.transport.close()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
         super().handle_websocket_upgrade(*args)  # type: ignore[misc]  # uvicorn's
         self._leave()  # another protocol has the connection from now on
+        if not self.transport.is_closing():  # uvloop looks for the protocol when it starts to read
+            self.transport.pause_reading()
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
