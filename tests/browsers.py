@@ -88,7 +88,8 @@ class EventSource:
             headers["Last-Event-ID"] = self.last_id
         with closing(HTTPConnection(address.hostname, address.port, timeout=60)) as connection:
             self._connection = connection
-            connection.request("GET", address.path, headers=headers)
+            target = address._replace(scheme="", netloc="").geturl()
+            connection.request("GET", target, headers=headers)
             with connection.getresponse() as response:
                 self.status = response.status
                 if response.status == 200:

@@ -1,4 +1,4 @@
-"""The progress bar of an export survives interruptions between browser and task."""
+"""Progress bars and live events survive interruptions between browser and task."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+import httpx2
 import pytest
 
 from tests.processes import (
@@ -21,9 +22,12 @@ from tests.processes import (
     children_of,
     clean_environment,
     free_port,
+    vibetuner,
     wait_for_http,
     wait_until,
 )
+from tests.projects import write_project
+from vibetuner.embedded import Lease
 
 playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 expect = playwright.expect
@@ -258,8 +262,115 @@ def test_the_network_is_cut_and_restored(
         ends_well(tab, card, slow_project)
 
 
+NEWS = """
+    from fastapi import APIRouter, Request, Response
+
+    from vibetuner.frontend.templates import render
+    from vibetuner.sse import broadcast, sse_endpoint
+
+    router = APIRouter()
+
+
+    @router.get("/")
+    async def page(request: Request) -> Response:
+        return render(request, "news.html")
+
+
+    @router.post("/tell")
+    async def tell(channel: str, text: str) -> str:
+        return await broadcast(channel, "headline", f"<li>{text}</li>")
+
+
+    @sse_endpoint("/events", router=router)
+    async def events(channel: str) -> str:
+        return channel
+"""
+NEWS_PAGE = """
+    {{ htmx_scripts() }}
+    <body hx-ext="sse">
+    {% for channel in ["busy", "calm"] %}
+    <section id="{{ channel }}" sse-connect="/events?channel={{ channel }}">
+      <ul sse-swap="headline" hx-swap="beforeend"></ul>
+      <ol sse-swap="reset" hx-swap="beforeend"></ol>
+    </section>
+    {% endfor %}
+"""
+COUNT_RESETS = """
+    resets = 0;
+    addEventListener("htmx:sseMessage", ({ detail }) => { resets += detail.type === "reset"; });
+"""
+NEWS_TUNE = """
+    from shop.routes import router
+    from vibetuner import VibetunerApp
+
+    app = VibetunerApp(routes=[router])
+"""
+
+
+def test_a_page_misses_nothing_after_a_proxy_has_answered_with_an_error(
+    tab: playwright.Page, servers: Lease, tmp_path: Path
+):
+    """After a 502 for its stream, a page gets the events that it missed, in order and once.
+
+    One that had not received any event gets a reset.
+    """
+    folder = write_project(
+        tmp_path / "shop", {"routes.py": NEWS, "templates/news.html": NEWS_PAGE}, tune=NEWS_TUNE
+    )
+    environment = {
+        "ENVIRONMENT": "test",
+        "SECRET_KEY": "a key that the tests share, and nobody else",
+        "REDIS_URL": servers.urls["redis"],
+    }
+    tab.add_init_script(COUNT_RESETS)
+
+    @contextmanager
+    def web(port: int) -> Iterator[None]:
+        arguments = ("run", "prod", "frontend", "--port", str(port))
+        log = tmp_path / f"{port}.log"
+        with vibetuner(*arguments, folder=folder, log=log, environment=environment):
+            wait_for_http(f"http://127.0.0.1:{port}/health")
+            yield
+
+    port, other = free_port(), free_port()
+
+    def tell(text: str, *channels: str) -> None:
+        for channel in channels:
+            values = {"channel": channel, "text": text}
+            httpx2.post(f"http://127.0.0.1:{other}/tell", params=values).raise_for_status()
+
+    busy, calm = tab.locator("#busy li"), tab.locator("#calm li")
+    with web(other), Wire(port) as wire:
+        with web(port):
+            with tab.expect_response("**/events?channel=busy"), tab.expect_response("**=calm"):
+                tab.goto(f"http://127.0.0.1:{wire.port}/")
+            tell("1", "busy")
+            expect(busy).to_have_text(["1"], timeout=PATIENCE)
+        for last in (3, 5):
+            wait_until(lambda: given_up(tab) == {"busy", "calm"}, what=tab.content)
+            tell(str(last - 1), "busy", "calm")
+            tell(str(last), "busy", "calm")
+            with web(port):
+                every = [str(number + 1) for number in range(last)]
+                expect(busy).to_have_text(every, timeout=PATIENCE)
+                wait_until(lambda: tab.evaluate("resets") == 1, what=tab.content)
+                assert given_up(tab) == set()
+                if last == 5:
+                    expect(calm).to_have_text(["4", "5"], timeout=PATIENCE)
+    assert tab.evaluate("resets") == 1
+
+
+def given_up(tab: playwright.Page) -> set[str]:
+    """Return the sections whose address names where the next stream continues."""
+    script = "[...document.querySelectorAll('[sse-connect*=last-event-id]')].map(s => s.id)"
+    return set(tab.evaluate(script))
+
+
 class Wire:
-    """A TCP proxy between a browser and a web process, which a test can cut and mend."""
+    """A TCP proxy between a browser and a web process, which a test can cut and mend.
+
+    While the process doesn't listen, it answers with 502, as nginx does.
+    """
 
     def __init__(self, target: int) -> None:
         self.port = free_port()
@@ -291,7 +402,13 @@ class Wire:
         with suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except ConnectionRefusedError:
+                    near.recv(65536)
+                    near.sendall(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n")
+                    near.close()
+                    continue
                 self._ends |= {near, far}
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()

@@ -99,3 +99,18 @@ async def test_cron_runs_resume_after_an_advance_without_cron(vibetuner_worker: 
     await vibetuner_worker.advance(minutes=3)
 
     assert ran == ["tick"] * 5
+
+
+async def test_an_advance_runs_cron_of_a_minute_that_begins_meanwhile(
+    vibetuner_worker: ManualWorker,
+):
+    """advance() by a minute runs a minutely cron task, also if the minute begins meanwhile."""
+    for milliseconds in (0.1, 0.3, 1, 2, 3):
+        minute = vibetuner_worker.now.replace(second=0, microsecond=0) + timedelta(minutes=2)
+        await vibetuner_worker.advance_to(minute - timedelta(seconds=1), cron=False)
+        ran.clear()
+        begins = minute - timedelta(milliseconds=milliseconds)
+        while vibetuner_worker.now < begins:
+            pass
+        await vibetuner_worker.advance(minutes=1)
+        assert ran == ["tick"]

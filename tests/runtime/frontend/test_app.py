@@ -154,7 +154,12 @@ async def test_the_project_may_bring_its_own_lifespan(stand_in):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("htmx.min.js", "htmx"), ("htmx-sse.min.js", "EventSource")]
+    ("name", "words"),
+    [
+        ("htmx.min.js", "htmx"),
+        ("htmx-sse.min.js", "EventSource"),
+        ("htmx-sse-resume.js", "last-event-id"),
+    ],
 )
 async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str):
     """The app itself serves htmx, so that a page works without a network."""

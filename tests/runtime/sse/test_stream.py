@@ -75,6 +75,18 @@ def test_a_browser_that_returns_to_another_process_gets_missed_events(
         assert second.data == numbers(3, 200)
 
 
+def test_a_page_may_name_its_last_event_in_the_url(two_sites: tuple[Site, Site], channel: str):
+    """A stream continues after the id in its URL, and after that of its header if there is one."""
+    one, _ = two_sites
+    url = f"{one.url}/events/{channel}?last-event-id="
+    ids = send(one, channel, *numbers(4))
+    with listening(url + ids[0]) as page, listening(url + ids[0], last_id=ids[2]) as again:
+        page.wait_for(3)
+        again.wait_for(1)
+        assert page.data == numbers(1, 4)
+        assert again.data == numbers(3, 4)
+
+
 def test_a_browser_that_left_before_the_first_event_gets_all_events(
     two_sites: tuple[Site, Site], channel: str
 ):

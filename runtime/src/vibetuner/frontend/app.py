@@ -26,7 +26,7 @@ from vibetuner.frontend.templates import ASSETS_PATH
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, project_info
 
-__all__ = ["assets_folder", "create_app"]
+__all__ = ["create_app"]
 
 ICONS = ("favicon.ico", "icon.svg")
 
@@ -89,7 +89,7 @@ def create_app() -> FastAPI:
 
 
 def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
-    app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
+    app.mount(ASSETS_PATH, assets(), name="vibetuner")
     static = project.root / "src" / project.package / "static"
     if static.is_dir():
         app.mount("/static", StaticFiles(directory=static), name="static")
@@ -102,10 +102,11 @@ def _mount_files(app: FastAPI, project: ProjectInfo) -> None:
         return Response(status_code=204) if found is None else FileResponse(found)
 
 
-def assets_folder() -> Path:
-    """Return the folder of htmx; raise ProjectError if the runtime was not built as a wheel."""
+def assets() -> StaticFiles:
+    """Return htmx and our script for it; raise ProjectError if the runtime is not from a wheel."""
     try:
-        return Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
+        htmx = Path(str(files("vibetuner_htmx").joinpath("htmx.min.js"))).parent
+        return StaticFiles(directory=htmx, packages=[("vibetuner.frontend", "assets")])
     except ModuleNotFoundError:
         raise ProjectError(
             "htmx is not installed beside the runtime: it was not built as a wheel. "

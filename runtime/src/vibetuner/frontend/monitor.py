@@ -11,12 +11,11 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import RedirectResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vibetuner.config import get_settings
 from vibetuner.errors import ServiceUnavailable, VibetunerError
-from vibetuner.frontend.app import assets_folder
+from vibetuner.frontend.app import assets
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate, is_local, is_loopback, is_open
@@ -146,7 +145,7 @@ def create_monitor(
     app.add_middleware((attention or Attention()).around)
     app.include_router(unlock.make_router())
     app.include_router(make_dashboard(), dependencies=[Depends(door.passed)])
-    app.mount(ASSETS_PATH, StaticFiles(directory=assets_folder()), name="vibetuner")
+    app.mount(ASSETS_PATH, assets(), name="vibetuner")
 
     @app.get("/")
     async def home() -> RedirectResponse:

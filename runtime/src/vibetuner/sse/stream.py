@@ -107,8 +107,12 @@ class EventStream(Response):
 
     @staticmethod
     def last_id_of(request: Request) -> str | None:
-        """Return the id after which a reconnecting browser continues; None for a new one."""
-        return request.headers.get("last-event-id") or None
+        """Return the id after which a reconnecting browser continues; None for a new one.
+
+        A script can't set the header: a page whose stream was given up names the id in the URL.
+        """
+        name = "last-event-id"
+        return request.headers.get(name) or request.query_params.get(name) or None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the browser leaves, the hub closes, or the stream ends."""

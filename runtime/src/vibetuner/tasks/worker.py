@@ -613,14 +613,15 @@ class TaskWorker(Worker[Any]):
             await progress.flush()
         return is_aborted
 
-    def next_run(self, tab: str, offset: int = 0) -> int:
+    def next_run(self, tab: str, offset: int = 0, *, since: datetime | None = None) -> int:
         """Return when a crontab line is next due, in milliseconds, by the worker's calendar.
 
         Args:
             tab: the line.
             offset: the milliseconds that the server's clock is ahead of this machine's.
+            since: the time after which it is due; by default, now.
         """
-        calendar = datetime.now(self.tz) + self.ahead + timedelta(milliseconds=offset)
+        calendar = since or datetime.now(self.tz) + self.ahead + timedelta(milliseconds=offset)
         due: datetime = CronTab(tab).next(now=calendar, return_datetime=True)
         return datetime_ms(due - self.ahead)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from crontab import CronTab
@@ -65,11 +66,11 @@ class QueueClock:
         await self._age_payloads(step)
         self._worker.ahead += step * MILLISECOND
 
-    def count_cron_runs(self, until: datetime, most: int) -> dict[str, int]:
-        """Count the runs of each cron task until then; stop counting above ``most``."""
+    def count_cron_runs(self, since: datetime, until: datetime, most: int) -> dict[str, int]:
+        """Count the runs of each cron task in that time; stop counting above ``most``."""
         counts: dict[str, int] = {}
         for task in cron_tasks(self._worker):
-            tab, due = CronTab(str(task.crontab)), self.now.astimezone(self._worker.tz)
+            tab, due = CronTab(str(task.crontab)), since.astimezone(self._worker.tz)
             while sum(counts.values()) <= most:
                 due = tab.next(now=due, return_datetime=True)
                 if due is None or due > until:
@@ -77,10 +78,11 @@ class QueueClock:
                 counts[task.fn_name] = counts.get(task.fn_name, 0) + 1
         return counts
 
-    async def start_cron(self) -> None:
-        """Schedule the next run of each cron task, as the engine does at its start."""
+    async def start_cron(self, since: datetime) -> None:
+        """Schedule the first run of each cron task after ``since``, unless one is scheduled."""
         worker = self._worker
-        cron = Cron(worker.client, queue_of=worker.queue_of, next_run=worker.next_run)
+        next_run = partial(worker.next_run, since=since.astimezone(worker.tz))
+        cron = Cron(worker.client, queue_of=worker.queue_of, next_run=next_run)
         scheduled = {name for name, _ in await self._members(worker.cron_schedule_key)}
         for task in cron_tasks(worker):
             if task.fn_name not in scheduled:

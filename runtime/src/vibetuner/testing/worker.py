@@ -64,6 +64,7 @@ class ManualWorker:
         self._allowed: list[str] = []
         # Whether the next runs of cron tasks are in the queue.
         self._cron = False
+        self._advances = 0  # under way
         self._lock = asyncio.Lock()
 
     @property
@@ -100,18 +101,39 @@ class ManualWorker:
             TypeError: no time is given, or its unit is unknown.
             ValueError: the time is negative or not a number, or ``most`` is not a whole number.
         """
-        await self.advance_to(self.now + _span(time), cron=cron, most=most)
+        now = self.now
+        await self._advance_since(now, now + _span(time), cron, most)
 
     async def advance_to(
         self, moment: datetime, *, cron: bool = True, most: int = MOST_MOMENTS
     ) -> None:
         """Like :meth:`advance`, to a time with a time zone."""
-        _check_moment(moment, self.now)
+        await self._advance_since(self.now, moment, cron, most)
+
+    async def _advance_since(
+        self, since: datetime, moment: datetime, cron: bool, most: int
+    ) -> None:
+        # Time goes on meanwhile: a cron run that was due just after `since` must not be skipped.
+        _check_moment(moment, since)
         check_count("most", most)
         if cron:
-            self._check_cron(moment, most)
-        span, moments = moment - self.now, 0
-        await self._schedule_cron(cron)
+            self._check_cron(since, moment, most)
+        self._advances += 1
+        try:
+            await self._schedule_cron(cron, since)
+            moments = await self._run_due(moment, most)
+        finally:
+            self._advances -= 1
+        self.dead_letters = await _letters()
+        logger.info(
+            "moved the queue's clock by %s; tasks fell due at %s%s",
+            timedelta(seconds=round((moment - since).total_seconds())),
+            counted(moments, "moment"),
+            "" if cron else ", cron left out",
+        )
+
+    async def _run_due(self, moment: datetime, most: int) -> int:
+        moments = 0
         await self.run_until_idle()
         while (due := await self._clock.next_due()) and due <= moment:
             if (moments := moments + 1) > most:
@@ -122,13 +144,7 @@ class ManualWorker:
             await self._clock.move_to(due)
             await self._run_until_idle()
         await self._clock.move_to(moment)
-        self.dead_letters = await _letters()
-        logger.info(
-            "moved the queue's clock by %s; tasks fell due at %s%s",
-            timedelta(seconds=round(span.total_seconds())),
-            counted(moments, "moment"),
-            "" if cron else ", cron left out",
-        )
+        return moments
 
     async def skip(self, *, cron: bool = True, **time: float) -> None:
         """Move the clock forward while no worker runs, as in an outage.
@@ -137,8 +153,9 @@ class ManualWorker:
             cron: let cron tasks miss their time, and run late when a worker runs again.
             time: how far to move the clock, as in :meth:`advance`.
         """
-        await self._schedule_cron(cron)
-        await self._clock.move_to(self.now + _span(time))
+        now = self.now
+        await self._schedule_cron(cron, now)
+        await self._clock.move_to(now + _span(time))
 
     @property
     def enqueued(self) -> list[Task[Any, Any]]:
@@ -212,10 +229,10 @@ class ManualWorker:
             AssertionError: there is no result, and nothing runs the worker.
         """
         while True:
-            was_running = self._lock.locked()
+            was_running = self._runs
             with suppress(TimeoutError):
                 return await self._engine.result_by_id(task_id, timeout=QUIET_SECONDS)
-            if not (was_running or self._lock.locked()):
+            if not (was_running or self._runs):
                 status = (await self._engine.status_by_id(task_id)).value
                 raise AssertionError(
                     f"{task_id} is {status}, and nothing runs the worker, so it gets no result. "
@@ -223,13 +240,17 @@ class ManualWorker:
                     "try failed is in the log"
                 )
 
+    @property
+    def _runs(self) -> bool:
+        return self._lock.locked() or self._advances > 0
+
     async def _run_enqueued(self) -> None:
         if not _in_worker.get():  # else the worker that runs this code runs its tasks, too
             await self.run_until_idle()
 
-    def _check_cron(self, until: datetime, most: int) -> None:
+    def _check_cron(self, since: datetime, until: datetime, most: int) -> None:
         """Refuse, before anything runs, a wait that would take minutes."""
-        counts = self._clock.count_cron_runs(until, most)
+        counts = self._clock.count_cron_runs(since, until, most)
         if sum(counts.values()) <= most:
             return
         name = max(counts, key=lambda one: counts[one])
@@ -238,9 +259,9 @@ class ManualWorker:
             f"most of all {name}. Pass cron=False to leave them out, or most= to allow more"
         )
 
-    async def _schedule_cron(self, wanted: bool) -> None:
+    async def _schedule_cron(self, wanted: bool, since: datetime) -> None:
         self._cron = wanted
-        await (self._clock.start_cron() if wanted else self._clock.stop_cron())
+        await (self._clock.start_cron(since) if wanted else self._clock.stop_cron())
 
     async def _run_until_idle(self, limit: float = IDLE_SECONDS) -> None:
         _check_clocks()
