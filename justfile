@@ -41,7 +41,7 @@ test *args:
 quick *args:
     {{ run }} pytest {{ parallel }} {{ without_processes }} -m "not process and not template and not browser and not slow" "$@"
 
-[doc("Run all tests several times, while another process loads the cores: just soak 20")]
+[doc("Run all tests several times on loaded cores; --stall stops them now and then: just soak 20")]
 soak times="20" *args:
     {{ run }} --group e2e --group docs python scripts/soak.py "$@"
 

@@ -1,4 +1,4 @@
-"""Shared by the programs that measure streaq alone or ours, each in a process of its own."""
+"""Settings and tasks for the programs that measure streaq, with our runtime or without it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from vibetuner.config import Settings, _load_settings, get_settings, mask_url, u
 from vibetuner.errors import SettingsError
 
 
-def test_with_nothing_set_everything_has_a_sensible_default(stand_in):
+def test_without_variables_every_setting_has_a_default(stand_in):
     """Without variables, no outside system is configured, and keys begin with the slug."""
     stand_in()
 
@@ -55,7 +55,7 @@ def test_the_env_file_is_the_projects_wherever_one_stands(
     assert get_settings() is settings
 
 
-def test_settings_can_be_others_for_a_while():
+def test_settings_can_be_replaced_for_a_block():
     """`using_settings` replaces the settings inside its block, even if the block raises."""
     outer, inner = Settings(worker_concurrency=2), Settings(worker_concurrency=3)
     with using_settings(outer):
@@ -139,8 +139,8 @@ def test_a_wrong_value_is_named_with_what_is_expected(
     assert str(from_file.value).endswith(f"found {value!r} in .env")
 
 
-def test_the_place_of_a_wrong_value_is_the_one_that_counts(stand_in, monkeypatch):
-    """The error of a wrong value names `.env` if the variable is empty, and its last line."""
+def test_the_error_names_the_line_that_sets_the_wrong_value(stand_in, monkeypatch):
+    """An empty variable sets nothing: the error names `.env`, and the last of two lines there."""
     stand_in(env="DEBUG=maybe\nDEBUG=perhaps\n")
     monkeypatch.setenv("DEBUG", "")
 

@@ -1,4 +1,4 @@
-"""Tools for the fixtures: settings that change by value, and managers that are held open."""
+"""Tools for the fixtures: settings that a test changes, and context managers held open for it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ async def test_a_letter_that_is_delivered_twice_is_one_document(
     assert await count() == 30
 
 
-async def test_a_second_delivery_does_not_undo_an_act(
+async def test_a_second_delivery_keeps_the_record_of_a_retry(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
     """A letter that is delivered again keeps the record of its retry."""

@@ -1,8 +1,8 @@
-"""A program that places orders with a receipt each, in processes that kill themselves.
+"""Places orders, each with the task of its receipt, in processes that kill themselves.
 
-The program runs in a project's folder, with the number of orders and a stride. The first process
-dies at its first step, and each next one a stride of steps later, until one has come to its end;
-then the steps start from the first again.
+The program runs in a project's folder; its arguments are the number of orders and a stride. The
+first process dies at its first step, and each next one a stride of steps later, until one gets to
+its end; the one after that dies at its first step again.
 
 A step is a pass of the event loop, as each await that waits takes one, in our code and in the
 driver's. The moments before and after each statement, and before each commit, are steps, too.
