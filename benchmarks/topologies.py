@@ -226,8 +226,8 @@ def kills(
 
 def restart(single: Valkey) -> tuple[float, float]:
     """Kill the server and start it again; return the times of the kill and of the first answer."""
-    killed = time.monotonic()
     single.kill()
+    killed = time.monotonic()
     single.start()
     return killed, time.monotonic()
 
@@ -236,8 +236,8 @@ def replace(fleet: Servers) -> tuple[float, float]:
     """Kill the primary, and start it again as a replica; return the times of kill and promotion."""
     wait_until(fleet.is_whole, seconds=60)
     old = fleet.primary
-    killed = time.monotonic()
     fleet.kill(old)
+    killed = time.monotonic()
     promoted = fleet.wait_for_promotion(old)
     fleet.launch(old)
     return killed, promoted

@@ -14,7 +14,7 @@ from vibetuner.errors import VibetunerError
 
 configure(sys.argv[1], prefix=sys.argv[2])
 PAUSE_SECONDS = 0.01
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 2  # a task may be lost with the primary
 PASSING = (VibetunerError, RedisError, OSError, TimeoutError)
 
 

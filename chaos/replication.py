@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from tests.clusters import PREFIX, Clustered
 from tests.sentinels import Replicated
 from tests.waiting import wait_until
-from vibetuner.redis.blocking import RefusedError
 
 __all__ = ["Replication", "make_replication"]
 
 WHOLE_SECONDS = 90
 PROMOTION_SECONDS = 60
-ORDER_SECONDS = 10
 DOWN_AFTER_MS = 2000
 LAG_SECONDS = 0.7
 KEYS_AT_ONCE = 50
@@ -76,7 +73,8 @@ class Replication:
                 # The old primary believes that it still is one until it is corrected.
                 servers.thaw(old)
             case "failover ordered":
-                self._order_failover(old)
+                options = () if isinstance(servers, Clustered) else ("COORDINATED",)
+                servers.replace(old, *options)
             case "replica killed":
                 servers.kill(replicas[0])
                 time.sleep(seconds)
@@ -104,16 +102,6 @@ class Replication:
                     what=lambda: "a primary in the other shard",
                 )
                 servers.launch(other)
-
-    def _order_failover(self, old: int) -> None:
-        """Order a failover, and order it again if busy servers abandon it."""
-        options = () if isinstance(self.servers, Clustered) else ("COORDINATED",)
-        for _ in range(PROMOTION_SECONDS // ORDER_SECONDS):
-            with suppress(RefusedError):  # the previous one is not over
-                self.servers.fail_over(*options)
-            with suppress(AssertionError):
-                self.servers.wait_for_promotion(old, seconds=ORDER_SECONDS)
-                return
 
     def _replace(self, old: int, *, frozen: list[int] | None = None) -> None:
         """Kill the primary, and start it again when another server has been promoted."""

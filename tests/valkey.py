@@ -29,6 +29,7 @@ __all__ = ["FOLLOWS_WITHIN", "Servers", "Valkey", "opened", "until_it_works"]
 #: Seconds from a promotion until all works again. Five are promised on an idle machine; a client
 #: that waits for a silent server instead needs ten.
 FOLLOWS_WITHIN = 9
+FAILOVERS, FAILOVER_SECONDS = 9, 10
 
 T = TypeVar("T")
 
@@ -210,6 +211,16 @@ class Servers:
     @abstractmethod
     def fail_over(self, *options: str) -> None:
         """Promote a replica, as a person does before shutting the primary down."""
+
+    def replace(self, old: int, *options: str) -> None:
+        """Fail over from this primary, and again if busy servers abandon it."""
+        for _ in range(FAILOVERS):
+            with suppress(RefusedError):  # the previous one is not over
+                self.fail_over(*options)
+            with suppress(AssertionError):
+                self.wait_for_promotion(old, seconds=FAILOVER_SECONDS)
+                return
+        raise AssertionError(f"{FAILOVERS} failovers were abandoned")
 
     @abstractmethod
     def wait_for_promotion(self, old: int, *, seconds: float = 20) -> float:
