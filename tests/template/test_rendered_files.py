@@ -14,6 +14,7 @@ import yaml
 from tests.environments import render
 from tests.processes import clean_environment
 from tests.template.conftest import ROOT, rendered_files, run
+from vibetuner.templates import make_environment
 
 MANAGED = {
     ".copier-answers.yml",
@@ -84,6 +85,17 @@ def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Pa
     assert not [name for name in named if words.search(without[name])]
     managed = MANAGED - {".copier-answers.yml"}
     assert {name: with_it[name] for name in managed} == {name: without[name] for name in managed}
+
+
+def test_a_page_of_the_project_needs_no_name_for_the_navigation(project: Path):
+    """A page that extends base.html as the guides show it is rendered with the example's links."""
+    environment = make_environment(project / "src/my_project/templates", auto_reload=False)
+    environment.globals.update(project={"name": "Shop"}, static=str)
+
+    page = environment.from_string("{% extends 'base.html' %}").render()
+
+    assert 'href="/signup"' in page
+    assert "aria-current" not in page
 
 
 def test_both_lists_of_the_users_files_are_the_same():
