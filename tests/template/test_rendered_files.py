@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 from tests.environments import render
 from tests.processes import clean_environment
@@ -58,6 +59,18 @@ def test_nothing_in_the_template_asks_for_trust():
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
 
     assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
+
+
+def test_exclusions_need_no_answer():
+    """Each exclusion can be rendered without answers, as a project of an old release has fewer.
+
+    In an update, Copier renders the new exclusions with the old version's answers.
+    """
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
+    environment = Environment(undefined=StrictUndefined)
+
+    for entry in settings["_exclude"]:
+        environment.from_string(entry).render(_copier_operation="copy")
 
 
 def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
