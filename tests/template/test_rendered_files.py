@@ -69,8 +69,10 @@ def test_exclusions_need_no_answer():
     settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
     environment = Environment(undefined=StrictUndefined)
 
-    for entry in settings["_exclude"]:
-        environment.from_string(entry).render(_copier_operation="copy")
+    entries = [environment.from_string(entry) for entry in settings["_exclude"]]
+    excluded = [entry.render(_copier_operation="copy") for entry in entries]
+
+    assert "/.pre-commit-config.yaml" in excluded
 
 
 def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
