@@ -170,6 +170,22 @@ def test_a_page_can_be_used_while_it_changes(site: Site, page: playwright.Page):
     page.wait_for_url("**/debug/tasks/task/*")
 
 
+def test_a_press_that_is_dragged_away_does_nothing(site: Site, page: playwright.Page):
+    """A press on a link that ends elsewhere follows no link, and the page shows later changes."""
+    page.goto(f"/_unlock-debug?token={TOKEN}")
+    page.goto("/debug/tasks/list")
+    page.locator("tbody th a").first.hover()
+    page.mouse.down()
+    assert page.evaluate(REFRESH)
+
+    with page.expect_request(lambda one: "hx-request" in one.headers):  # what was put off
+        page.mouse.move(5, 300, steps=5)
+        page.mouse.up()
+
+    assert page.evaluate(REFRESH)
+    assert page.url.endswith("/debug/tasks/list")
+
+
 def test_each_page_is_accessible(site: Site, page: playwright.Page, axe: str):
     """axe-core finds no serious fault on any page, and no page is wider than its window."""
     page.set_default_timeout(60_000)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 from tests.environments import render
 from tests.processes import clean_environment
 from tests.template.conftest import ROOT, rendered_files, run
+from vibetuner.templates import make_environment
 
 MANAGED = {
     ".copier-answers.yml",
@@ -59,6 +61,20 @@ def test_nothing_in_the_template_asks_for_trust():
     assert not {"_tasks", "_migrations", "_jinja_extensions", "_external_data"} & set(settings)
 
 
+def test_exclusions_need_no_answer():
+    """Each exclusion can be rendered without answers, as a project of an old release has fewer.
+
+    In an update, Copier renders the new exclusions with the old version's answers.
+    """
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
+    environment = Environment(undefined=StrictUndefined)
+
+    entries = [environment.from_string(entry) for entry in settings["_exclude"]]
+    excluded = [entry.render(_copier_operation="copy") for entry in entries]
+
+    assert "/.pre-commit-config.yaml" in excluded
+
+
 def test_every_file_is_either_the_users_or_the_templates(project: Path, bare: Path):
     """Each rendered file is on the list of the user's files or on that of the template's."""
     for folder in (project, bare):
@@ -84,6 +100,17 @@ def test_without_the_example_there_is_one_page_one_task_and_its_test(project: Pa
     assert not [name for name in named if words.search(without[name])]
     managed = MANAGED - {".copier-answers.yml"}
     assert {name: with_it[name] for name in managed} == {name: without[name] for name in managed}
+
+
+def test_a_page_of_the_project_needs_no_name_for_the_navigation(project: Path):
+    """A page that extends base.html as the guides show it is rendered with the example's links."""
+    environment = make_environment(project / "src/my_project/templates", auto_reload=False)
+    environment.globals.update(project={"name": "Shop"}, static=str)
+
+    page = environment.from_string("{% extends 'base.html' %}").render()
+
+    assert 'href="/signup"' in page
+    assert "aria-current" not in page
 
 
 def test_both_lists_of_the_users_files_are_the_same():

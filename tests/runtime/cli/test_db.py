@@ -55,6 +55,13 @@ TUNE = """
 OUTBOX = "from vibetuner.tasks.outbox.sql import Outbox"
 MORE = '        city: str = Field(default="", sa_column_kwargs={"server_default": ""})\n'
 SQLITE = "sqlite:///.vibetuner/app.db"
+INTERRUPTING_HOOK = """
+[[tool.alembic.post_write_hooks]]
+name = "interrupt"
+type = "exec"
+executable = "sh"
+options = "-c 'kill -INT $PPID' REVISION_SCRIPT_FILENAME"
+"""
 VERSIONS = "src/shop/migrations/versions"
 
 SCRIPT = """
@@ -348,6 +355,18 @@ def test_what_is_missing_is_named(tmp_path: Path, tune: str, env: str, line: str
     done = run_vibetuner("db", "upgrade", folder=root)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert not (root / "app.db").exists()
+
+
+def test_an_interrupted_revision_leaves_no_file(project: Path):
+    """Ctrl-C while a new migration is formatted removes its file."""
+    with (project / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write(INTERRUPTING_HOOK)
+
+    done = run_vibetuner("db", "revision", "Start", folder=project)
+
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "interrupted: no migration was written"
+    assert versions(project) == []
 
 
 def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):

@@ -337,12 +337,14 @@ def test_the_doctor_compares_a_project_with_its_template(tmp_path: Path):
 
     write(root / ".copier-answers.yml", f"_commit: v1.2.0\n_src_path: {template}\n")
     write(root / "Dockerfile", "FROM template\n")
+    write(root / "pyproject.toml", "dependencies = []\n")
     git(root, "add", ".")
     git(root, "commit", "-qm", "from the template")
     assert texts_of(check_version(project)) == ["note version v1.2.0; there is v1.10.0"]
     assert not list(check_drift(project))
 
     write(root / "Dockerfile", "FROM me\n")
+    write(root / "pyproject.toml", 'dependencies = ["argon2-cffi"]\n')  # as uv add does
     write(root / ".copier-answers.yml", f"_commit: v1.10.0\n_src_path: {template}\n")
     assert texts_of(check_version(project)) == ["ok version v1.10.0, the newest known"]
     (drift,) = check_drift(project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,7 +49,11 @@ def revision(
         _write_environment()
     migrations = Migrations(project)
     first = not migrations.heads
-    path = migrations.revision(message, empty=empty).relative_to(project.root)
+    try:
+        path = migrations.revision(message, empty=empty).relative_to(project.root)
+    except KeyboardInterrupt:
+        print("interrupted: no migration was written", file=sys.stderr)
+        raise
     print(f"created: {path}")
     if first and get_settings().database_url:
         # A database that was in use before the first migration has its tables already.

@@ -82,13 +82,20 @@ class Migrations:
             empty: write no changes into it.
         """
         self._config.attributes["url"] = None if self.heads else EMPTY
-        with _explaining():
-            script = command.revision(
-                self._config,
-                message,
-                autogenerate=not empty,
-                process_revision_directives=None if empty else _refuse_empty,
-            )
+        versions = Path(self._scripts.versions)
+        before = {*versions.iterdir()}
+        try:
+            with _explaining():
+                script = command.revision(
+                    self._config,
+                    message,
+                    autogenerate=not empty,
+                    process_revision_directives=None if empty else _refuse_empty,
+                )
+        except KeyboardInterrupt:  # while the file is formatted
+            for file in {*versions.glob("*.py")} - before:
+                file.unlink()
+            raise
         self._config.attributes["url"] = None
         if script is None or isinstance(script, list):
             raise CommandError(

@@ -48,9 +48,10 @@ def _owner(port: int) -> str | None:
 
 
 SECONDS = 2.5
+# Without pyproject.toml, into which `uv add` writes.
 MANAGED = (
     ".devcontainer", ".dockerignore", ".editorconfig", ".env.example", ".github/workflows/ci.yml",
-    ".gitignore", ".just", "Dockerfile", "compose.dev.yml", "compose.prod.yml", "pyproject.toml",
+    ".gitignore", ".just", "Dockerfile", "compose.dev.yml", "compose.prod.yml",
 )  # fmt: skip
 RELEASE = re.compile(r"v?\d+\.\d+\.\d+")
 
