@@ -34,6 +34,14 @@ __all__ = ["Mold", "make_once", "render", "shared_folder"]
 # The cache of this repository itself, whose libraries a project has too, and one for projects.
 OUR_TYPES = Path(__file__).parents[1] / ".mypy_cache"
 KEPT_TYPES = OUR_TYPES / "project"
+# pytest comes first, as it compiles the modules of its plugins itself.
+IMPORT_ALL = """
+import sys
+import pytest
+code = pytest.main(["--collect-only"])
+import vibetuner.frontend.app
+sys.exit(code)
+"""
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:
@@ -88,8 +96,7 @@ class Mold:
         copy_bytecode(Path(sysconfig.get_path("purelib")), project / ".venv")
         self._uv(
             project,
-            ("run", "--no-sync", "python", "-c", "import vibetuner.frontend.app"),
-            ("run", "--no-sync", "python", "-m", "pytest", "--collect-only"),
+            ("run", "--no-sync", "python", "-c", IMPORT_ALL),
             ("run", "--no-sync", "mypy"),
         )
         keep_types(project / ".mypy_cache")

@@ -96,5 +96,6 @@ def type_all(project: Path, commands: list[list[str]]) -> None:
         "for command in json.loads(sys.argv[1]):\n"
         "    assert not vibetuner(command, standalone_mode=False), command\n"
     )
-    done = run_code(script, json.dumps(commands), folder=project, REDIS_URL="", MONGODB_URL="")
+    arguments = (script, json.dumps(commands))
+    done = run_code(*arguments, folder=project, seconds=600, REDIS_URL="", MONGODB_URL="")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.template.conftest import ROOT, Repository
+from tests.template.conftest import ROOT, Repository, make_repository
 
 CHANGELOG = """# Changelog
 
@@ -26,10 +26,11 @@ CHANGELOG = """# Changelog
 
 
 @pytest.fixture
-def here(repository: Repository) -> Repository:
+def here(tmp_path: Path) -> Repository:
     """Make a repository like this one, with something to release."""
-    for name in ("pyproject.toml", "scripts/release.py"):
-        (repository.folder / name).parent.mkdir(exist_ok=True)
+    repository = make_repository(tmp_path, runtime=False)
+    for name in ("pyproject.toml", "scripts/release.py", "runtime/src/vibetuner/__init__.py"):
+        (repository.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (repository.folder / name).write_bytes((ROOT / name).read_bytes())
     (repository.folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
     repository.commit("News")
