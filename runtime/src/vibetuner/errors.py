@@ -93,6 +93,7 @@ CURES = (
     ),
     (r"disk is full|No space left on device", "Make room on its disk"),
     (r"disk I/O error", "Make room on its disk, or check the disk"),
+    (r"WRONGTYPE", "See which key it is:  vibetuner doctor"),
     (r"LOADING", "Wait until it has loaded its data"),
     (r"NOREPLICAS", "Start its replicas, or lower its min-replicas-to-write"),
     (r"CLUSTERDOWN", "Start the missing nodes of the Cluster"),
@@ -302,6 +303,8 @@ def cure_of(reason: str, name: str, otherwise: str) -> str:
 
     >>> cure_of("LOADING Redis is loading the dataset in memory", "REDIS_URL", "Start it")
     'Wait until it has loaded its data'
+    >>> cure_of("WRONGTYPE Operation against a key", "REDIS_URL", "Start it")
+    'See which key it is:  vibetuner doctor'
     """
     found = (cure.format(name) for pattern, cure in CURES if re.search(pattern, reason))
     return next(found, otherwise)
