@@ -75,7 +75,7 @@ JOBS = """
 
     @robust_task(max_retries=1)
     async def fail(number: int) -> None:
-        raise ConnectionError(f"no answer from {SECRET}")
+        raise ConnectionError(f"no answer from {SECRET} to {dict(api_key='hunter2')}")
 """
 TUNE = """
     from shop.jobs import add, fail

@@ -72,8 +72,12 @@ __all__ = [
 USERINFO = re.compile(
     r"""(?<=://)(?!user:password@[^\s@]*(?:\s|$))(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@"""
 )
+NAME = r"(?:\w+[_-])?(?:password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key)"
+# In URLs and settings; in a dict or in JSON, unless masked by inspect/shown.py; in a header.
 SECRET_VALUE = re.compile(
-    r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
+    rf"""(?i)((?:(?<=[?&;\s])|^){NAME}=)[^\s&;,"'<>)]+"""
+    rf"""|(["']{NAME}["']: ?["'])[^"'•]+"""
+    r"""|(\bauthorization["']?: ?["']?(?:basic|bearer) )[^\s"']+"""
 )
 EMBEDDED_CURE = "See its state and its log:  vibetuner services status"
 # Servers for development, which a URL with the value `embedded` starts, and real ones.
@@ -229,18 +233,20 @@ class ErrorContext:
 
 
 def mask_secrets(text: str) -> str:
-    """Mask the passwords of URLs, and the values of ``password=`` and similar names, in any text.
+    """Mask the passwords of URLs, and the values of ``password`` and similar names, in any text.
 
     All text that leaves the process passes through here: log lines, errors, records of tasks.
 
     >>> mask_secrets("no route to redis://ann:p@ss/word@cache:6379/0?password=x")
     'no route to redis://***@cache:6379/0?password=***'
+    >>> mask_secrets("sent {'api_key': 'k3y'} with Authorization: Bearer t0k3n")
+    "sent {'api_key': '***'} with Authorization: Bearer ***"
     >>> mask_secrets("see https://example.com:443/@ann")
     'see https://example.com:443/@ann'
     """
     if "://" in text and "@" in text:
         text = USERINFO.sub("***@", text)
-    return SECRET_VALUE.sub(r"\1=***", text) if "=" in text else text
+    return SECRET_VALUE.sub(r"\1\2\3***", text) if "=" in text or ":" in text else text
 
 
 def mask_url(url: str) -> str:
