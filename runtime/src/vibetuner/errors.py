@@ -79,6 +79,8 @@ SECRET_VALUE = re.compile(
     rf"""|(["']{NAME}["']: ?["'])[^"'•]+"""
     r"""|(\bauthorization["']?: ?["']?(?:basic|bearer) )[^\s"']+"""
 )
+# A text without any of these, as most are, need not be searched for values.
+SECRET_WORDS = ("passw", "pwd", "token", "secret", "key", "authorization")
 EMBEDDED_CURE = "See its state and its log:  vibetuner services status"
 # Servers for development, which a URL with the value `embedded` starts, and real ones.
 REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
@@ -246,7 +248,11 @@ def mask_secrets(text: str) -> str:
     """
     if "://" in text and "@" in text:
         text = USERINFO.sub("***@", text)
-    return SECRET_VALUE.sub(r"\1\2\3***", text) if "=" in text or ":" in text else text
+    if "=" in text or ":" in text:
+        lowered = text.lower()
+        if any(word in lowered for word in SECRET_WORDS):
+            return SECRET_VALUE.sub(r"\1\2\3***", text)
+    return text
 
 
 def mask_url(url: str) -> str:
