@@ -33,7 +33,7 @@ __all__ = ["Found", "Wanted", "fuzz"]
 TARGET = Path(__file__).parent / "target"
 TOKEN = "a-token-that-the-fuzz-uses-and-nobody-else"  # noqa: S105 - only for these processes
 PROGRAM = ("-m", "vibetuner")
-ANSWER_SECONDS, HONEST_SECONDS = 20.0, 60.0
+ANSWER_SECONDS, HONEST_SECONDS, COMMAND_SECONDS = 20.0, 60.0, 180.0
 REQUESTS, SPOILS, AT_ONCE = 300, 40, 8
 COMMANDS = (
     "tasks list", "tasks stats", "tasks show x", "tasks why x", "tasks list --state failed",
@@ -205,7 +205,13 @@ async def _run_command(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    out, _ = await asyncio.wait_for(running.communicate(), 60)
+    try:
+        out, _ = await asyncio.wait_for(running.communicate(), COMMAND_SECONDS)
+    except TimeoutError:
+        running.kill()
+        await running.wait()
+        found.fault(f"vibetuner {command}: no end after {COMMAND_SECONDS:g} s", "")
+        return
     found.commands[f"{running.returncode}"] += 1
     if b"Traceback" in out or (running.returncode or 0) < 0:
         found.fault(f"vibetuner {command}: {out.splitlines()[-1]!r}", out.decode(errors="replace"))

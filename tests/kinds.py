@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 
 __all__ = ["Kinds"]
 
+ROOT = Path(__file__).parents[1]
 # The folders whose tests are all of one kind.
 FOLDERS = {"template": "template", "invoice_desk": "template", "e2e": "browser"} | dict.fromkeys(
     ("abuse", "tour", "embedded", "cli", "conformance"), "process"
@@ -95,7 +96,7 @@ class Kinds:
     ) -> Generator[None, object, object]:
         """Mark each test before `-m` is evaluated, and sort the files after they are shuffled."""
         for item in items:
-            for folder in FOLDERS.keys() & set(item.path.parts):
+            for folder in FOLDERS.keys() & set(folders_of(item.path)):
                 item.add_marker(FOLDERS[folder])
             if FIXTURES & set(getattr(item, "fixturenames", ())) or starts_one(item):
                 item.add_marker("process")
@@ -136,10 +137,15 @@ def imports_starter(file: Path) -> bool:
     return STARTERS.search(file.read_text(encoding="utf-8")) is not None
 
 
+def folders_of(file: Path) -> tuple[str, ...]:
+    """Return the names in a path; below the repository, whatever its own folder is called."""
+    return file.relative_to(ROOT).parts if file.is_relative_to(ROOT) else file.parts
+
+
 def is_left_out(file: Path) -> bool:
     """Return whether all test functions of a file start processes or are slow."""
     return (
-        not FOLDERS.keys().isdisjoint(file.parts)
+        not FOLDERS.keys().isdisjoint(folders_of(file))
         or imports_starter(file)
         or MARKED.search(file.read_text(encoding="utf-8")) is not None
     )
@@ -152,7 +158,7 @@ def rank(path: Path, slow: set[Path], installing: list[Path]) -> tuple[bool, int
     first of all, and the others follow after files that don't wait for it. The tests of a file stay
     together, as they share costly fixtures.
     """
-    ranks = [n for n, folder in enumerate(LONGEST) if folder in path.parts]
+    ranks = [n for n, folder in enumerate(LONGEST) if folder in folders_of(path)]
     is_first = path in installing[:1]
     return not is_first, min(ranks, default=len(LONGEST)), path in installing, path not in slow
 

@@ -66,6 +66,7 @@ JOBS = """
     from vibetuner.tasks.robust import robust_task
 
     SECRET = "postgresql://ann:hunter2@db.example/shop"
+    SENT = {"api_key": "hunter2"}
 
 
     @robust_task(max_retries=1)
@@ -75,7 +76,7 @@ JOBS = """
 
     @robust_task(max_retries=1)
     async def fail(number: int) -> None:
-        raise ConnectionError(f"no answer from {SECRET}")
+        raise ConnectionError(f"no answer from {SECRET} to {SENT}")
 """
 TUNE = """
     from shop.jobs import add, fail

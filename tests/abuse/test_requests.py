@@ -177,6 +177,7 @@ def test_what_never_ends_uses_neither_memory_nor_time(
             received = list(pool.map(flood, connections))
 
     assert {*received} <= answers
+    assert "Traceback" not in web.command.output
 
 
 def test_event_streams_of_one_client_block_no_other_client(shop: Shop, within_limits: WithinLimits):

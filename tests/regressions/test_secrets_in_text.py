@@ -25,6 +25,11 @@ URLS = [
     "redis://cache:6379?password=hunter2",
     "host=db user=ann password=hunter2",
     "GET /_unlock-debug?token=hunter2",
+    "refused api_key=hunter2",
+    "{'user': 'ann', 'password': 'hunter2'}",
+    '{"stripe_token": "hunter2"}',
+    "Authorization: Bearer hunter2",
+    "{'authorization': 'Basic hunter2'}",
 ]
 
 
@@ -51,6 +56,8 @@ def test_a_password_is_masked_in_any_text(url: str, around: str):
         "a@b.example",
         "x == y",
         "f(password=password)",
+        "password: use at least 12 characters",
+        "{'key': 'id'}",
         "Add to .env:  SMTP_URL=smtp://user:password@host:587",
         "postgresql+asyncpg://user:password@host/name, found a value that is not shown",
     ],

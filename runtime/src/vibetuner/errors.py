@@ -72,9 +72,15 @@ __all__ = [
 USERINFO = re.compile(
     r"""(?<=://)(?!user:password@[^\s@]*(?:\s|$))(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@"""
 )
+NAME = r"(?:\w+[_-])?(?:password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key)"
+# In URLs and settings; in a dict or in JSON, unless masked by inspect/shown.py; in a header.
 SECRET_VALUE = re.compile(
-    r"""(?i)(?:(?<=[?&;\s])|^)((?:\w+_)?(?:password|passwd|pwd|token|secret))=[^\s&;,"'<>)]+"""
+    rf"""(?i)((?:(?<=[?&;\s])|^){NAME}=)[^\s&;,"'<>)]+"""
+    rf"""|(["']{NAME}["']: ?["'])[^"'•]+"""
+    r"""|(\bauthorization["']?: ?["']?(?:basic|bearer) )[^\s"']+"""
 )
+# A text without any of these, as most are, need not be searched for values.
+SECRET_WORDS = ("passw", "pwd", "token", "secret", "key", "authorization")
 EMBEDDED_CURE = "See its state and its log:  vibetuner services status"
 # Servers for development, which a URL with the value `embedded` starts, and real ones.
 REAL_SERVERS = {"REDIS_URL": "redis://valkey:6379", "MONGODB_URL": "mongodb://mongo:27017"}
@@ -93,6 +99,7 @@ CURES = (
     ),
     (r"disk is full|No space left on device", "Make room on its disk"),
     (r"disk I/O error", "Make room on its disk, or check the disk"),
+    (r"WRONGTYPE", "See which key it is:  vibetuner doctor"),
     (r"LOADING", "Wait until it has loaded its data"),
     (r"NOREPLICAS", "Start its replicas, or lower its min-replicas-to-write"),
     (r"CLUSTERDOWN", "Start the missing nodes of the Cluster"),
@@ -228,18 +235,24 @@ class ErrorContext:
 
 
 def mask_secrets(text: str) -> str:
-    """Mask the passwords of URLs, and the values of ``password=`` and similar names, in any text.
+    """Mask the passwords of URLs, and the values of ``password`` and similar names, in any text.
 
     All text that leaves the process passes through here: log lines, errors, records of tasks.
 
     >>> mask_secrets("no route to redis://ann:p@ss/word@cache:6379/0?password=x")
     'no route to redis://***@cache:6379/0?password=***'
+    >>> mask_secrets("sent {'api_key': 'k3y'} with Authorization: Bearer t0k3n")
+    "sent {'api_key': '***'} with Authorization: Bearer ***"
     >>> mask_secrets("see https://example.com:443/@ann")
     'see https://example.com:443/@ann'
     """
     if "://" in text and "@" in text:
         text = USERINFO.sub("***@", text)
-    return SECRET_VALUE.sub(r"\1=***", text) if "=" in text else text
+    if "=" in text or ":" in text:
+        lowered = text.lower()
+        if any(word in lowered for word in SECRET_WORDS):
+            return SECRET_VALUE.sub(r"\1\2\3***", text)
+    return text
 
 
 def mask_url(url: str) -> str:
@@ -305,6 +318,8 @@ def cure_of(reason: str, name: str, otherwise: str) -> str:
 
     >>> cure_of("LOADING Redis is loading the dataset in memory", "REDIS_URL", "Start it")
     'Wait until it has loaded its data'
+    >>> cure_of("WRONGTYPE Operation against a key", "REDIS_URL", "Start it")
+    'See which key it is:  vibetuner doctor'
     """
     found = (cure.format(name) for pattern, cure in CURES if re.search(pattern, reason))
     return next(found, otherwise)

@@ -218,6 +218,7 @@ class _Limited(asyncio.Protocol):
     _body_since = 0.0
     _body_bytes = 0
     _last_cycle: Any = None
+    _running: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -240,6 +241,7 @@ class _Limited(asyncio.Protocol):
         cycle = self.cycle
         if len(self.pipeline) > MOST_QUEUED:
             logger.warning("closed a connection of %s, with too many requests", self._address)
+            self._end_running()
             self.transport.abort()
         elif cycle is None or cycle.response_complete:
             if self._head_since is None:
@@ -316,8 +318,19 @@ class _Limited(asyncio.Protocol):
             self.transport.pause_reading()
             self.transport.resume_reading()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[misc]  # httptools'
+
+    def _end_running(self) -> None:
+        """Let the running request end quietly; uvicorn tells only the newest, which may wait."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+        self._end_running()
         if not self._refused:
             super().connection_lost(exc)
 

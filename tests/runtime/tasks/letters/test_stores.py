@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -27,6 +28,8 @@ from vibetuner.tasks.dead_letters import (
     open_dead_letters,
     retry,
 )
+from vibetuner.tasks.inspect.detail import find_task
+from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.letters.mongo import count_unreadable
 from vibetuner.tasks.worker import TaskWorker, open_queue
 
@@ -243,7 +246,10 @@ async def test_a_letter_is_found_by_the_first_characters_of_its_id(store: str, b
 async def test_an_unreadable_document_blocks_no_other(
     settings: Settings, bury: Bury, queue: TaskWorker
 ):
-    """A list names an unreadable document by its id, and get() raises DeadLetterError for it."""
+    """A list names an unreadable document by its id, and get() raises DeadLetterError for it.
+
+    So does find_task(), if nothing else is left of the task.
+    """
     await bury("a")
     await mongo_database.get()["dead_letters"].insert_one({"_id": "bad", "failed_at": 5})
 
@@ -252,8 +258,9 @@ async def test_an_unreadable_document_blocks_no_other(
     assert [letter.task_id for letter in page.letters] == ["a"]
     assert page.unreadable == ["bad"]
     assert await count_unreadable(mongo_database.get()) == 1
-    with pytest.raises(DeadLetterError, match=r"of bad can't be read \("):
-        await get("bad")
+    for find in (get, partial(find_task, this_queue())):
+        with pytest.raises(DeadLetterError, match=r"of bad can't be read \("):
+            await find("bad")
 
 
 async def test_the_doctor_counts_unreadable_documents(

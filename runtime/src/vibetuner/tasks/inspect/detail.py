@@ -9,7 +9,7 @@ from typing import Any
 
 from streaq.types import StreaqCancelled
 
-from vibetuner.errors import TaskNotFound, VibetunerError
+from vibetuner.errors import DeadLetterError, TaskNotFound, VibetunerError
 from vibetuner.stored import read_number, read_or_none
 from vibetuner.tasks.dead_letters import DeadLetter
 from vibetuner.tasks.dead_letters import get as get_letter
@@ -50,11 +50,18 @@ async def find_task(queue: Queue, task_id: str) -> TaskDetail:
 
     Raises:
         TaskNotFound: there is no record of it.
+        DeadLetterError: all that is left of it is a dead letter that can't be read.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
     may_be_dead = row is None or row.state is State.FAILED
-    letter = await letter_of(queue, task_id) if may_be_dead else None
+    letter = None
+    if may_be_dead:
+        try:
+            letter = await letter_of(queue, task_id)
+        except DeadLetterError:
+            if row is None:
+                raise
     if row is None:
         if letter is None:
             raise TaskNotFound(
@@ -188,11 +195,17 @@ def _letter_row(letter: DeadLetter) -> Row:
 
 
 async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
-    """Return the dead letter of a task; while MongoDB is away, from the stream."""
+    """Return the dead letter of a task; while MongoDB is away, from the stream.
+
+    Raises:
+        DeadLetterError: the letter can't be read.
+    """
     try:
         return await get_letter(task_id)
     except LookupError:
         return None
+    except DeadLetterError:
+        raise
     except VibetunerError:
         return await StreamStore(queue.redis, queue.keys.prefix).get(task_id)
 
