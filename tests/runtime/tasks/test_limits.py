@@ -115,8 +115,10 @@ def test_a_valid_call_passes(task: Any, start: dict[str, Any]):
         ),
         ({"schedule": 1_800_000_000}, "mail: schedule takes a datetime or a crontab line"),
         ({"schedule": "60 * * * *"}, "mail: The schedule '60 .* has a wrong minute"),
-        ({"priority": "hihg"}, "mail: tune.py declares no queue 'hihg'. Did you mean 'high'?"),
-        ({"priority": "x"}, "mail: tune.py declares no queue 'x'. Take one of low, normal, high"),
+        (
+            {"priority": "hihg"},
+            "mail: tune.py declares no queue 'hihg'. Take one of low, normal, high",
+        ),
         ({"delay": 60}, "mail expires after 60 s, and would be gone when it is due in 60 s"),
         (
             {"schedule": datetime.now(UTC) + timedelta(days=1)},

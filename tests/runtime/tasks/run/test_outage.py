@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from coredis import Redis
 from coredis.exceptions import RedisError
 from streaq import StreaqError, StreaqRetry
 
+from tests.listeners import open_proxy
 from tests.runtime.conftest import Running
 from tests.runtime.tasks.run.conftest import lossy_proxy
 from tests.valkey import Valkey
@@ -22,8 +24,8 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions, FunctionsRefused
-from vibetuner.redis.keys import Keys
-from vibetuner.redis.url import parse_url
+from vibetuner.redis.keys import GROUP, Keys
+from vibetuner.redis.url import Address, parse_url
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -324,3 +326,95 @@ async def test_a_server_that_refuses_both_is_an_error_at_the_start(server: Valke
     async with Connection(parse_url(server.url)) as connection:
         with pytest.raises(FunctionsRefused, match="refuses functions .* and scripts"):
             await Functions(connection).load()
+
+
+async def read_as(worker: TaskWorker, connection: Connection, **options: int) -> Any:
+    """Claim a message as if by a read of the worker's own whose answer it never gets."""
+    keys = worker.client.keys
+    block = [word for name, value in options.items() for word in (name.upper(), value)]
+    return await connection.call(
+        "XREADGROUP", "GROUP", GROUP, worker.id, "COUNT", 1, *block,
+        "STREAMS", keys.stream("normal"), ">",
+    )  # fmt: skip
+
+
+async def test_a_read_that_went_on_after_the_stop_keeps_no_message(
+    stand_in, settings: Settings, running: Running
+):
+    """A stopping worker requeues what the server gave its last read after it was asked for that.
+
+    The server may notice that the read's connection is closed only after its answer.
+    """
+    stand_in()
+    address = parse_url(settings.redis_url or "")
+    go, asked, claimed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    message: list[bytes] = []
+
+    async def on_answer(data: bytes) -> None:
+        if message and message[0] in data and not asked.is_set():
+            asked.set()
+            await claimed.wait()
+
+    async with open_proxy(address, on_answer=on_answer) as port, Connection(address) as direct:
+        own = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
+        with using_settings(own):
+            worker = TaskWorker(own)
+            worker.concurrency = 1
+
+            @worker.task(name="wait")
+            async def wait(number: int) -> int:
+                await go.wait()
+                return number
+
+            async with worker:
+                async with running(worker):
+                    await wait.enqueue(1)
+                    await eventually(lambda: worker.running() == 1)
+                    stream = worker.client.keys.stream("normal")
+                    [[message_id, *_]] = await direct.call("XPENDING", stream, GROUP, "-", "+", 9)
+                    task = await wait.enqueue(2)
+                    message.append(message_id)
+                    worker.stop()
+                    await asked.wait()
+                    assert await read_as(worker, direct)
+                    claimed.set()
+                    go.set()
+                async with running(worker):
+                    assert (await task.result(timeout=30)).result == 2
+
+
+async def test_a_read_that_went_on_after_a_loss_keeps_no_message(
+    worker: TaskWorker, running: Running
+):
+    """A message that the server gives to a read whose connection was lost is requeued soon."""
+
+    @worker.task(name="add")
+    async def add(number: int) -> int:
+        return number + 1
+
+    async with running(worker):
+        address = worker.client.functions.connection.address
+        async with Connection(address) as connection:
+            took, tries = 1.0, 5
+            while took >= 1 and (tries := tries - 1):  # a read goes on for no more than a second
+                (own,) = await blocked(address, 1)
+                going_on = asyncio.ensure_future(read_as(worker, connection, block=30_000))
+                await blocked(address, 2)
+                began = asyncio.get_running_loop().time()
+                await asyncio.to_thread(ask, address, ["CLIENT", "KILL", "ID", own])
+                await blocked(address, 2, without=own)
+                task = await add.enqueue(1)
+                assert await going_on
+                took = asyncio.get_running_loop().time() - began
+            assert (await task.result(timeout=30)).result == 2
+
+
+async def blocked(address: Address, number: int, *, without: str = "") -> list[str]:
+    """Return the ids of the connections that block, once there are so many others."""
+
+    async def found() -> list[str]:
+        [listed] = await asyncio.to_thread(ask, address, ["CLIENT", "LIST"])
+        ids = re.findall(r"(?m)^id=(\d+) .* flags=b .* cmd=xreadgroup", str(listed))
+        return ids if len(ids) == number and without not in ids else []
+
+    return await eventually(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +25,8 @@ FRESH_SECONDS = 0.2
 # A blocking read ends after this, so that lost messages are looked for.
 BLOCK_MS = 1000
 LOOK_SECONDS = 0.5
+# A blocking read on a connection that was lost may go on for so long, and claim messages.
+DOUBT_SECONDS = BLOCK_MS / 1000 + 0.5
 BURST_SECONDS = 0.02
 # The consumer of a worker that ended is removed after a day: even a frozen one is back by then.
 FORGET_MS = 86_400_000
@@ -90,6 +93,7 @@ class Dispatcher:
         self._uncounted: list[Attempt] = []
         self._stopping = False
         self._filling = False
+        self._doubt_at = math.inf
         self._changed = asyncio.Event()
 
     @property
@@ -101,6 +105,9 @@ class Dispatcher:
         """Claim messages until :meth:`stop`; during an outage, wait."""
         while not self._stopping:
             try:
+                if self._loop.time() > self._doubt_at:
+                    self._doubt_at = math.inf
+                    await self._requeue_unknown()
                 await self._claim_some()
                 self._outage.over(self)
             except (RedisError, OSError) as error:
@@ -111,6 +118,7 @@ class Dispatcher:
                     if isinstance(error, ResponseError):  # a flush deletes the streams, too
                         await self._prepare()
                     await self._requeue_unknown()
+                self._doubt_at = self._loop.time() + DOUBT_SECONDS
 
     async def make_groups(self) -> None:
         """Create missing streams and groups; remove the consumers of workers that ended."""
@@ -137,6 +145,10 @@ class Dispatcher:
         """
         self._claimed.clear()
         try:
+            await self._requeue_unknown()
+            await self._finisher.settled()
+            # Until the server has noticed that the listener is closed, which it has by now, the
+            # blocking read still gets messages, even those that were just requeued.
             await self._requeue_unknown()
         except (RedisError, OSError):
             return False
