@@ -24,8 +24,7 @@ from docs_modules import module_page, plain, table
 from docs_scan import RUNTIME, log_lines, parse, sent_events
 from vibetuner.cli.main import app
 from vibetuner.config import Expected, Settings
-from vibetuner.tasks.progress.state import PROGRESS, ProgressStatus
-from vibetuner.tasks.progress.watch import ENDS
+from vibetuner.tasks.progress.state import ENDS, PROGRESS, ProgressStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "docs" / "reference" / "modules"

@@ -33,6 +33,9 @@ class ProgressStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+ENDS = frozenset(ProgressStatus) - {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressState:
     """The progress of a task at one moment.
@@ -56,7 +59,7 @@ class ProgressState:
     @property
     def is_over(self) -> bool:
         """Return whether the task has ended."""
-        return self.status not in {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
+        return self.status in ENDS
 
     @property
     def percent(self) -> int | None:

@@ -12,8 +12,8 @@ from vibetuner.sse.event import Event, check_channel
 from vibetuner.sse.feed import Subscriber
 from vibetuner.sse.history import OUTAGES
 from vibetuner.sse.stream import HEADERS, KEEPALIVE, RETRY, EventStream, Write, add_stream_route
-from vibetuner.tasks.progress.state import ProgressState, ProgressStatus
-from vibetuner.tasks.progress.watch import ENDS, Render, follow_progress, load_progress
+from vibetuner.tasks.progress.state import ENDS, ProgressState, ProgressStatus
+from vibetuner.tasks.progress.watch import Render, follow_progress, load_progress
 
 # htmx closes a stream at one event, however the task ended. A browser that reconnects with this id
 # has received the end.

@@ -20,6 +20,7 @@ from vibetuner.sse.hub import Hub
 from vibetuner.sse.relay import open_relay
 from vibetuner.tasks.outbox.row import find_row, open_stores
 from vibetuner.tasks.progress.state import (
+    ENDS,
     PROGRESS,
     ProgressState,
     ProgressStatus,
@@ -30,7 +31,6 @@ from vibetuner.tasks.progress.state import (
 
 Render = Callable[[ProgressState], str | Awaitable[str]]
 
-ENDS = frozenset(ProgressStatus) - {ProgressStatus.QUEUED, ProgressStatus.RUNNING}
 STATUS = {
     TaskStatus.QUEUED: ProgressStatus.QUEUED,
     TaskStatus.SCHEDULED: ProgressStatus.QUEUED,
