@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from chaos.crew import Crewman
 from chaos.journal import JOURNAL, read_notes
-from chaos.processes import free_port, run_until_signal, send
+from chaos.processes import beside, free_port, run_until_signal, send
 from chaos.servers import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.resources.sql import open_sql
@@ -135,7 +135,7 @@ async def deliver(wanted: Wanted, folder: Path) -> Outcome:
         webs = [Web(f"web-{number}", folder, environment) for number in range(wanted.webs)]
         await stack.enter_async_context(kept([*webs, Crewman("worker", folder, environment)]))
         chance = Random(wanted.seed)  # noqa: S311 - repeatable
-        async with _beside(_restart(webs, chance, outcome), _tell(wanted, outcome)):
+        async with beside(_restart(webs, chance, outcome), _tell(wanted, outcome)):
             await _deliver_all(wanted, [web.port for web in webs], outcome)
         await _wait_until_idle(settings)
     runs = Counter(str(one["event"]) for one in read_notes(journal) if one["what"] == "acted")
@@ -211,17 +211,6 @@ async def kept(crew: Sequence[Crewman]) -> AsyncIterator[None]:
         await asyncio.gather(*keepers, return_exceptions=True)
         for one in crew:
             one.end()
-
-
-@asynccontextmanager
-async def _beside(*endless: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Run the coroutines beside the block, and cancel them at its end."""
-    running = [asyncio.create_task(one) for one in endless]
-    try:
-        yield
-    finally:
-        for one in running:
-            one.cancel()
 
 
 async def _restart(webs: Sequence[Web], chance: Random, outcome: Outcome) -> None:

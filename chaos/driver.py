@@ -19,7 +19,7 @@ from chaos.faults import Faults, Topology, plan
 from chaos.journal import CHANNEL, JOURNAL, read_notes
 from chaos.ledger import Ledger, judge
 from chaos.outbox import Database, make_outbox, small_disk
-from chaos.processes import Child
+from chaos.processes import Child, beside
 from chaos.promises import broken_promises
 from chaos.reader import Reader
 from chaos.replication import Replication, make_replication
@@ -73,7 +73,7 @@ async def run(wanted: Run) -> Ledger:
         await make_outbox(settings)
         async with (
             _crew(wanted, environment) as (workers, supervisor, web),
-            _progress(wanted, journal),
+            beside(_tell_progress(wanted.say, journal)),
             _listening(web.port),
         ):
             faults = Faults(workers, supervisor, web, redis, mongo, database)
@@ -181,15 +181,6 @@ async def _all_heard(journal: Path) -> None:
         if not any("not heard" in text for text in broken_promises(tell(read_notes(journal)))):
             return
         await asyncio.sleep(0.5)
-
-
-@asynccontextmanager
-async def _progress(wanted: Run, journal: Path) -> AsyncIterator[None]:
-    telling = asyncio.create_task(_tell_progress(wanted.say, journal))
-    try:
-        yield
-    finally:
-        telling.cancel()
 
 
 async def _tell_progress(say: Say, journal: Path) -> None:

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import sample
 from typing import Any, TypeVar
 
-__all__ = ["Child", "descendants", "free_port", "gone", "run_until_signal", "send"]
+__all__ = ["Child", "beside", "descendants", "free_port", "gone", "run_until_signal", "send"]
 
 T = TypeVar("T")
 
@@ -118,6 +118,17 @@ def _process_table() -> dict[int, int]:
     )
     rows = (line.split() for line in shown.stdout.splitlines())
     return {int(own): int(parent) for own, parent, state in rows if not state.startswith("Z")}
+
+
+@asynccontextmanager
+async def beside(*endless: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the coroutines beside the block, and cancel them at its end."""
+    running = [asyncio.create_task(one) for one in endless]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.cancel()
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
