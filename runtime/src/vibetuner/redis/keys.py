@@ -6,6 +6,9 @@ streaq's own begin with ``streaq:<queue>:``. All others begin with REDIS_KEY_PRE
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from vibetuner.redis.url import hash_tag
 
 MINUTE_MS = 60_000
@@ -15,6 +18,23 @@ QUARTER_MS = 15 * MINUTE_MS
 GROUP = "workers"
 #: A worker sends a heartbeat every two seconds; after this long without one it counts as lost.
 LIVE_SECONDS = 15.0
+
+
+class _Family:
+    """Keys that differ in their last part only: ``keys.data("1a")``, ``keys.data("1b")``.
+
+    Args:
+        name: the part before the last.
+        ours: begin with REDIS_KEY_PREFIX, not as streaq's keys.
+    """
+
+    def __init__(self, name: str, *, ours: bool = False) -> None:
+        self._name = name
+        self._ours = ours
+
+    def __get__(self, keys: Any, _: object) -> Callable[[str], str]:
+        start = keys.prefix if self._ours else f"{keys.queue}:"
+        return lambda last: f"{start}{self._name}:{last}"
 
 
 class Keys:
@@ -85,122 +105,71 @@ class Keys:
         # Channel: every event for browsers.
         self.topic = f"{prefix}sse"
 
-    def stream(self, priority: str) -> str:
-        """Stream: the tasks that wait or run."""
-        return f"{self.queue}:queues:{priority}"
-
-    def delayed(self, priority: str) -> str:
-        """Sorted set: the delayed tasks, by the time at which they are due."""
-        return f"{self.queue}:queues:delayed:{priority}"
-
-    def scan(self, priority: str) -> str:
-        """The message at which the next search for idle ones begins; expires after a minute."""
-        return f"{self.queue}:scan:{priority}"
-
-    def answered(self, step: str) -> str:
-        """The answer to a step of the finisher, in case it is sent again; for half a minute."""
-        return f"{self.queue}:answered:{step}"
-
-    def health(self, worker_id: str) -> str:
-        """streaq's mark of a live worker."""
-        return f"{self.queue}:health:{worker_id}"
-
-    def data(self, task_id: str) -> str:
-        """The payload of a task."""
-        return f"{self.queue}:task:data:{task_id}"
-
-    def retry(self, task_id: str) -> str:
-        """The number of a task's tries."""
-        return f"{self.queue}:task:retry:{task_id}"
-
-    def result(self, task_id: str) -> str:
-        """The result of a task."""
-        return f"{self.queue}:task:results:{task_id}"
-
-    def blamed(self, task_id: str) -> str:
-        """Return the key with the failed task that a task was to follow, and so fails."""
-        return f"{self.queue}:task:blamed:{task_id}"
-
-    def failed(self, task_id: str) -> str:
-        """Marker: the result of a task is a failure; kept as long as the result."""
-        return f"{self.queue}:task:failed:{task_id}"
-
-    def channel(self, task_id: str) -> str:
-        """Channel: the result of a task."""
-        return f"{self.queue}:channels:{task_id}"
-
-    def dependents(self, task_id: str) -> str:
-        """Set: the tasks that wait for this one."""
-        return f"{self.queue}:task:dependents:{task_id}"
-
-    def dependencies(self, task_id: str) -> str:
-        """Set: the tasks that this one waits for."""
-        return f"{self.queue}:task:dependencies:{task_id}"
-
-    def parts(self, task_id: str) -> str:
-        """String: the number of tasks that this one waited for at first, if there were several."""
-        return f"{self.queue}:task:parts:{task_id}"
-
-    def waits_for(self, task_id: str) -> str:
-        """The priority of a task that waits for others."""
-        return f"{self.queue}:task:queue:{task_id}"
-
-    def previous(self, task_id: str) -> str:
-        """The result of a task, for the task that follows it."""
-        return f"{self.queue}:task:previous:{task_id}"
-
-    def fallback(self, task_id: str) -> str:
-        """The error that a fallback is called with."""
-        return f"{self.queue}:task:fallback:{task_id}"
-
-    def once(self, key: str) -> str:
-        """The task that was enqueued under an idempotency key, and its call."""
-        return f"{self.queue}:task:once:{key}"
-
-    def keyed(self, task_id: str) -> str:
-        """The idempotency key of a task."""
-        return f"{self.queue}:task:keyed:{task_id}"
-
-    def handed(self, task_id: str) -> str:
-        """Marker: this outbox row was handed on."""
-        return f"{self.queue}:task:handed:{task_id}"
-
-    def lost(self, task_id: str) -> str:
-        """Marker: the server had lost this task, and its worker has recorded its end."""
-        return f"{self.queue}:task:lost:{task_id}"
-
-    def lock(self, name: str) -> str:
-        """The id of the running unique task of that name."""
-        return f"{self.queue}:task:lock:{name}"
-
-    def holder(self, group: str) -> str:
-        """Hash: the unique task of a group that waits or runs."""
-        return f"{self.queue}:task:unique:{group}"
-
-    def line(self, group: str) -> str:
-        """Sorted set: the unique tasks that follow the holder of their group, in order."""
-        return f"{self.queue}:task:line:{group}"
-
-    def cron_data(self, name: str) -> str:
-        """The payload of a cron task."""
-        return f"{self.queue}:cron:data:{name}"
-
-    def letters_of(self, fingerprint: str) -> str:
-        """Sorted set: the entries of the open letters of one bug, in order."""
-        return f"{self.letters}:of:{fingerprint}"
-
-    def act(self, task_id: str) -> str:
-        """The act on a letter that is kept elsewhere."""
-        return f"{self.acted}:{task_id}"
+    # Stream: the tasks of a queue that wait or run.
+    stream = _Family("queues")
+    # Sorted set: the delayed tasks of a queue, by the time at which they are due.
+    delayed = _Family("queues:delayed")
+    # The message at which the next search of a queue for idle ones begins; for a minute.
+    scan = _Family("scan")
+    # The answer to a step of the finisher, in case it is sent again; for half a minute.
+    answered = _Family("answered")
+    # streaq's mark of a live worker.
+    health = _Family("health")
+    # The payload of a task.
+    data = _Family("task:data")
+    # The number of a task's tries.
+    retry = _Family("task:retry")
+    # The result of a task.
+    result = _Family("task:results")
+    # The failed task that a task was to follow, and so fails.
+    blamed = _Family("task:blamed")
+    # Marker: the result of a task is a failure; kept as long as the result.
+    failed = _Family("task:failed")
+    # Channel: the result of a task.
+    channel = _Family("channels")
+    # Set: the tasks that wait for this one.
+    dependents = _Family("task:dependents")
+    # Set: the tasks that this one waits for.
+    dependencies = _Family("task:dependencies")
+    # String: the number of tasks that this one waited for at first, if there were several.
+    parts = _Family("task:parts")
+    # The priority of a task that waits for others.
+    waits_for = _Family("task:queue")
+    # The result of a task, for the task that follows it.
+    previous = _Family("task:previous")
+    # The error that a fallback is called with.
+    fallback = _Family("task:fallback")
+    # The task that was enqueued under an idempotency key, and its call.
+    once = _Family("task:once")
+    # The idempotency key of a task.
+    keyed = _Family("task:keyed")
+    # Marker: this outbox row was handed on.
+    handed = _Family("task:handed")
+    # Marker: the server had lost this task, and its worker has recorded its end.
+    lost = _Family("task:lost")
+    # The id of the running unique task of that name.
+    lock = _Family("task:lock")
+    # Hash: the unique task of a group that waits or runs.
+    holder = _Family("task:unique")
+    # Sorted set: the unique tasks that follow the holder of their group, in order.
+    line = _Family("task:line")
+    # The payload of a cron task.
+    cron_data = _Family("cron:data")
+    # Sorted set: the entries of the open letters of one bug, in order.
+    letters_of = _Family("dead_letters:of", ours=True)
+    # The act on a letter that is kept elsewhere.
+    act = _Family("dead_letters:acted", ours=True)
+    # Hash: the progress of a task.
+    progress = _Family("progress", ours=True)
+    # Stream: the latest events of a channel.
+    events = _Family("sse", ours=True)
+    # Marker: a ticket for the debug pages that was revoked.
+    revoked = _Family("debug:revoked", ours=True)
 
     @property
     def journal(self) -> JournalKeys:
         """The journal and the heartbeats."""
         return JournalKeys(self.prefix)
-
-    def progress(self, task_id: str) -> str:
-        """Hash: the progress of a task."""
-        return f"{self.prefix}progress:{task_id}"
 
     @property
     def is_sharded(self) -> bool:
@@ -212,14 +181,6 @@ class Keys:
         (True, False)
         """
         return bool(hash_tag(self.prefix))
-
-    def events(self, channel: str) -> str:
-        """Stream: the latest events of a channel."""
-        return f"{self.topic}:{channel}"
-
-    def revoked(self, ticket_id: str) -> str:
-        """Marker: a ticket for the debug pages that was revoked."""
-        return f"{self.prefix}debug:revoked:{ticket_id}"
 
 
 class JournalKeys:
@@ -260,21 +221,11 @@ class JournalKeys:
         self.probe = f"{prefix}journal:probe"
         self.pulse = f"{prefix}journal:pulse"
 
-    def of(self, name: str) -> str:
-        """The ended tasks of one name."""
-        return f"{self.ended}:of:{name}"
-
-    def tries(self, task_id: str) -> str:
-        """The failed tries of a task."""
-        return f"{self.prefix}journal:tries:{task_id}"
-
-    def worker(self, worker_id: str) -> str:
-        """A worker's latest heartbeat."""
-        return f"{self.prefix}journal:worker:{worker_id}"
-
-    def running(self, worker_id: str) -> str:
-        """The tasks that a worker runs."""
-        return f"{self.prefix}journal:running:{worker_id}"
+    of = _Family("journal:ended:of", ours=True)
+    tries = _Family("journal:tries", ours=True)
+    worker = _Family("journal:worker", ours=True)
+    running = _Family("journal:running", ours=True)
+    job = _Family("journal:job", ours=True)
 
     def minute(self, at: int) -> str:
         """The counts of the minute that ``at``, in milliseconds, lies in."""
@@ -283,7 +234,3 @@ class JournalKeys:
     def quarter(self, at: int) -> str:
         """The counts of the quarter of an hour that ``at``, in milliseconds, lies in."""
         return f"{self.prefix}journal:quarter:{at // QUARTER_MS}"
-
-    def job(self, job_id: str) -> str:
-        """A bulk act on dead letters that somebody began on the debug pages."""
-        return f"{self.prefix}journal:job:{job_id}"
