@@ -31,7 +31,7 @@ from vibetuner.tasks.worker import get_worker, open_queue
 from vibetuner.timing import duration, parse_moment
 
 if TYPE_CHECKING:
-    from vibetuner.tasks.inspect.stats import Span, Stats
+    from vibetuner.tasks.inspect.stats import Kind, Span, Stats
 
 T = TypeVar("T")
 
@@ -195,8 +195,7 @@ def print_stats(stats: Stats, *, as_json: bool = False) -> None:
         console.print(
             f"{span.total('done')} done, {span.total('failed')} failed, "
             f"{span.total('retried')} retried, {span.total('aborted')} aborted;  "
-            f"wait p50 {duration(span.wait(0.5))}, p95 {duration(span.wait(0.95))};  "
-            f"run p50 {duration(span.run(0.5))}, p95 {duration(span.run(0.95))}"
+            f"{_percentiles(span, 'wait')};  {_percentiles(span, 'run')}"
         )
     for one in counts.queues if len(counts.queues) > 1 else ():
         console.print(f"queue {one.name}", style="bold", end="  ")
@@ -261,9 +260,14 @@ def _plain_stats(stats: Stats) -> dict[str, Any]:
 def _plain_span(span: Span) -> dict[str, Any]:
     return {
         **{what: span.total(what) for what in ("done", "failed", "aborted", "retried")},
-        "wait_ms": {"p50": span.wait(0.5), "p95": span.wait(0.95)},
-        "run_ms": {"p50": span.run(0.5), "p95": span.run(0.95)},
+        "wait_ms": {"p50": span.percentile("wait", 0.5), "p95": span.percentile("wait", 0.95)},
+        "run_ms": {"p50": span.percentile("run", 0.5), "p95": span.percentile("run", 0.95)},
     }
+
+
+def _percentiles(span: Span, kind: Kind) -> str:
+    p50, p95 = (duration(span.percentile(kind, part)) for part in (0.5, 0.95))
+    return f"{kind} p50 {p50}, p95 {p95}"
 
 
 def _facts(row: Row) -> dict[str, str]:

@@ -226,8 +226,8 @@ async def test_an_hour_and_a_day_add_up(queue_of: Queue, running):
     for span, slices in ((hour, 60), (day, 96)):
         assert len(span.slices) == slices
         assert (span.total("done"), span.total("failed")) == (1, 1)
-        assert span.wait(0.95) is not None
-        assert span.run(0.5) is not None
+        assert span.percentile("wait", 0.95) is not None
+        assert span.percentile("run", 0.5) is not None
 
 
 async def counted(queue: Queue):

@@ -26,6 +26,7 @@ from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
 from vibetuner.timing import duration
 
 SpanName = Literal["hour", "day"]
+Kind = Literal["wait", "run"]
 
 # How long the store of dead letters has to count them.
 LETTERS_SECONDS = 2.0
@@ -36,22 +37,16 @@ BUCKET = re.compile(r"[rw]\d{1,3}", re.ASCII)
 RELAY_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A minute of the hour, or a quarter of an hour of the day."""
+class Slice(NamedTuple):
+    """The counts of a minute of the hour, or of a quarter of an hour of the day."""
 
     at: datetime | None
     counts: Mapping[str, int]
 
-    @property
-    def done(self) -> int:
-        """Return the number of tasks that succeeded."""
-        return self.counts.get("done", 0)
-
-    @property
-    def failed(self) -> int:
-        """Return the number of tasks that failed for good."""
-        return self.counts.get("failed", 0)
+    def histogram(self, kind: Kind) -> Counter[int]:
+        """Return the number of tasks in each bucket of their waits or runs."""
+        found = {name: n for name, n in self.counts.items() if BUCKET.fullmatch(name)}
+        return Counter({int(name[1:]): n for name, n in found.items() if name[0] == kind[0]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +56,24 @@ class Span:
     name: SpanName
     slices: list[Slice] = field(default_factory=list)
 
+    def each(self, what: str) -> list[int]:
+        """Return the number of tasks done, failed, aborted or retried in each slice."""
+        return [one.counts.get(what, 0) for one in self.slices]
+
     def total(self, what: str) -> int:
         """Return the number of tasks done, failed, aborted or retried."""
-        return sum(one.counts.get(what, 0) for one in self.slices)
+        return sum(self.each(what))
 
-    def wait(self, part: float) -> float | None:
-        """Return the longest wait of this share of the tasks, in ms; None if there are no tasks."""
-        return percentile(self._histogram("w"), part)
-
-    def run(self, part: float) -> float | None:
-        """Return the longest run of this share of the attempts, in ms; None if there are none."""
-        return percentile(self._histogram("r"), part)
-
-    def waits(self, part: float) -> list[float | None]:
-        """Return :meth:`wait` for each slice."""
-        return [percentile(_histogram(one.counts, "w"), part) for one in self.slices]
-
-    def runs(self, part: float) -> list[float | None]:
-        """Return :meth:`run` for each slice."""
-        return [percentile(_histogram(one.counts, "r"), part) for one in self.slices]
-
-    def _histogram(self, kind: str) -> Counter[int]:
+    def percentile(self, kind: Kind, part: float) -> float | None:
+        """Return the longest wait or run of this share of the tasks, in ms; None if none ran."""
         whole: Counter[int] = Counter()
         for one in self.slices:
-            whole.update(_histogram(one.counts, kind))
-        return whole
+            whole.update(one.histogram(kind))
+        return percentile(whole, part)
+
+    def percentiles(self, kind: Kind, part: float) -> list[float | None]:
+        """Return :meth:`percentile` of each slice."""
+        return [percentile(one.histogram(kind), part) for one in self.slices]
 
 
 class Stats(NamedTuple):
@@ -232,8 +220,3 @@ async def open_outbox() -> AsyncIterator[None]:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await stack.enter_async_context(sql.open_sql(settings))
         yield
-
-
-def _histogram(counts: Mapping[str, int], kind: str) -> Counter[int]:
-    found = {name: n for name, n in counts.items() if BUCKET.fullmatch(name) and name[0] == kind}
-    return Counter({int(name[1:]): n for name, n in found.items()})
