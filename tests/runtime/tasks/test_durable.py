@@ -25,7 +25,7 @@ from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import open_redis
 from vibetuner.redis.url import parse_url
 from vibetuner.tasks import dead_letters
-from vibetuner.tasks.dead_letters.api import matching, settle
+from vibetuner.tasks.dead_letters import matching, settle
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.unique import Unique

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vibetuner.tasks.dead_letters.api import Verb
+    from vibetuner.tasks.dead_letters import Verb
 
 app = typer.Typer(
     help="Show tasks that failed for good; retry or discard them.", no_args_is_help=True
@@ -73,7 +73,7 @@ def count(  # noqa: PLR0913, PLR0917 - options
 ) -> None:
     """Print the number of dead letters that match."""
     from vibetuner.cli.letters import parse_filters, run
-    from vibetuner.tasks.dead_letters.api import total
+    from vibetuner.tasks.dead_letters import total
 
     found = run(total(parse_filters(task, cause, fingerprint, since, open_only=not acted)))
     print(f'{{"count": {found}}}' if as_json else found)

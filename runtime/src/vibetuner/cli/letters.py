@@ -26,11 +26,21 @@ from vibetuner.cli.console import (
     print_json,
     utc,
 )
-from vibetuner.errors import CommandError, DeadLetterError, VibetunerError, counted
+from vibetuner.errors import CommandError, VibetunerError, counted
 from vibetuner.loader import make_importable
 from vibetuner.project import project_info
-from vibetuner.tasks.dead_letters import Cause, DeadLetter, Page, get, open_dead_letters
-from vibetuner.tasks.dead_letters.api import Outcome, Verb, find, matching, settle, total
+from vibetuner.tasks.dead_letters import (
+    Cause,
+    DeadLetter,
+    Outcome,
+    Page,
+    Verb,
+    find,
+    matching,
+    open_dead_letters,
+    settle,
+    total,
+)
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.letters.plain import headline
 from vibetuner.timing import parse_moment
@@ -113,7 +123,7 @@ async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
 
     async def named() -> AsyncIterator[str | DeadLetter]:
         for task_id in ids:
-            yield await _find(task_id)
+            yield task_id
 
     return await _settle(verb, named(), count=len(ids))
 
@@ -218,13 +228,6 @@ def counting(verb: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         bar = progress.add_task(verb, total=total)
         yield lambda: progress.advance(bar)
-
-
-async def _find(task_id: str) -> str | DeadLetter:
-    try:
-        return await get(task_id)
-    except DeadLetterError:  # reported when it is settled
-        return task_id
 
 
 async def _settle(verb: Verb, letters: AsyncIterator[str | DeadLetter], *, count: int) -> Outcome:

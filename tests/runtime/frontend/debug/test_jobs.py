@@ -11,8 +11,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskNotFound
 from vibetuner.frontend.debug.dashboard import MOST_REASONS, Job, find_job, start_job
-from vibetuner.tasks.dead_letters import get, open_dead_letters
-from vibetuner.tasks.dead_letters.api import Outcome, find, matching, settle
+from vibetuner.tasks.dead_letters import Outcome, find, get, matching, open_dead_letters, settle
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.worker import TaskWorker, get_worker
 from vibetuner.testing import held_open

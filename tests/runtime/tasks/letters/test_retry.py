@@ -18,7 +18,8 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.errors import DeadLetterError
 from vibetuner.tasks.dead_letters import count, discard, get, open_dead_letters, retry
 from vibetuner.tasks.letters.letter import Act, retry_id
-from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.requeue import make_retry
+from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.worker import TaskWorker, get_worker
 
@@ -95,8 +96,9 @@ async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
     letter = await bury("t1", "acme")
     assert await count() == 1
     act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id("t1"))
-    requeue = Requeue(queue, queue.client.codec, settings.redis_key_prefix)
-    await requeue.settle(letter, act, letter.payload)
+    keys, codec = queue.client.keys, queue.client.codec
+    store = StreamStore(queue.redis, settings.redis_key_prefix)
+    await store.settle(letter, act, make_retry(letter, queue, keys, codec, None), keep=False)
     assert (await get("t1")).is_open
 
     assert await retry("t1", by="bob") == act.retried_as

@@ -20,8 +20,17 @@ from vibetuner.errors import TaskNotFound, VibetunerError, first_line
 from vibetuner.frontend.debug import pages
 from vibetuner.frontend.debug.render import DebugRoute, back_to, page
 from vibetuner.stored import Count, Millis, dump_record, read_or_none
-from vibetuner.tasks.dead_letters import count, discard, get, groups, list_letters, retry
-from vibetuner.tasks.dead_letters.api import Verb, matching, settle
+from vibetuner.tasks.dead_letters import (
+    Verb,
+    count,
+    discard,
+    get,
+    groups,
+    list_letters,
+    matching,
+    retry,
+    settle,
+)
 from vibetuner.tasks.inspect.actions import abort, enqueue, enqueue_again
 from vibetuner.tasks.inspect.queue import now_ms, this_queue
 from vibetuner.tasks.inspect.shown import name_arguments

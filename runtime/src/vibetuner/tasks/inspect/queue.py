@@ -16,7 +16,7 @@ from vibetuner.errors import ServiceUnavailable, TaskError
 from vibetuner.redis.client import answering as redis_answering
 from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import read_or_none
-from vibetuner.tasks.dead_letters.api import BEGINNING, letter_ids
+from vibetuner.tasks.dead_letters import BEGINNING, letter_ids
 from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
 from vibetuner.tasks.journal.entry import Beat, Started
 from vibetuner.tasks.letters.stream import Client

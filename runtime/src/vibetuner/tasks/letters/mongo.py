@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from coredis.tokens import PureToken
@@ -27,7 +27,7 @@ from vibetuner.state import request_seconds
 from vibetuner.stored import Unreadable, dump_record, read_or_none, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page
 from vibetuner.tasks.letters.plain import headline
-from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.requeue import Retry
 from vibetuner.tasks.letters.stream import BATCH, Client, StreamStore, bad_end, by_size
 from vibetuner.timing import backoff
 
@@ -37,6 +37,8 @@ COLLECTION = "dead_letters"
 POLL_SECONDS = 0.5
 LONGEST_PAUSE = 30
 MOVING_SECONDS = 0.2
+# Once the record here holds an act, its mark is kept for people who loaded the letter before.
+MARK_TIME = timedelta(days=1)
 
 NEWEST_FIRST = [("failed_at", -1), ("_id", -1)]
 # An index for each filter of lists, with a page's whole sort order; without _id, MongoDB reads and
@@ -138,18 +140,18 @@ class MongoStore(StreamStore):
             return [str(one["_id"]) async for one in found]
 
     async def settle(
-        self, requeue: Requeue, letter: DeadLetter, act: Act, payload: bytes | None
+        self, letter: DeadLetter, act: Act, retry: Retry | None, *, keep: bool = False
     ) -> Act:
         """Implement :meth:`StreamStore.settle`: Redis decides, then the record here is updated.
 
         Between the two steps the mark in Redis replaces the record: a second caller gets the same
         answer, and completes the record.
         """
-        decided = await requeue.settle(letter, act, payload)
+        decided = await super().settle(letter, act, retry, keep=keep)
         async with _answering(answer_seconds()):
             await self._insert([letter])  # it may still be in the stream
             await self._letters.update_one({"_id": letter.task_id}, {"$set": decided.fields()})
-        await requeue.forget(letter.task_id)
+        await self._redis.expire(self._keys.act(letter.task_id), MARK_TIME)
         return decided
 
     async def move(self, *, seconds: float = math.inf) -> int:

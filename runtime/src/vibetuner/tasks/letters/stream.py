@@ -20,9 +20,9 @@ from coredis.tokens import PureToken
 from vibetuner.errors import DeadLetterError
 from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
-from vibetuner.stored import Unreadable, read_number, read_or_none
+from vibetuner.stored import Unreadable, dump_record, read_number, read_or_none, read_record
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page
-from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.requeue import Retry
 
 Client = Redis[str] | RedisCluster[str]
 
@@ -146,13 +146,36 @@ class StreamStore:
         return list(map(str, found))
 
     async def settle(
-        self, requeue: Requeue, letter: DeadLetter, act: Act, payload: bytes | None
+        self, letter: DeadLetter, act: Act, retry: Retry | None, *, keep: bool = True
     ) -> Act:
         """Record ``act`` unless another act was recorded before; return the recorded one.
 
-        A ``payload`` is enqueued as ``act.retried_as`` in the same step.
+        The task of ``retry`` is enqueued as ``act.retried_as`` in the same step. With ``keep``, the
+        mark is kept for ever, as the only record of the act.
+
+        Raises:
+            DeadLetterError: the recorded act can't be read.
         """
-        return await requeue.settle(letter, act, payload, keep=True)
+        keys, task_id, new_id = self._keys, letter.task_id, act.retried_as or ""
+        places = [
+            keys.act(task_id), keys.acted, *(retry[1:3] if retry else (keys.guard, keys.guard)),
+            keys.letters, keys.letter_places, keys.guard,
+        ]  # fmt: skip
+        values: list[str | bytes | int] = [
+            task_id, dump_record(act), new_id, retry.payload if retry else b"", int(keep),
+            letter.fingerprint,
+        ]  # fmt: skip
+        if retry is not None and retry.send is not None:
+            decided = await retry.send(places, values, f"{letter.task_name} {new_id}")
+        else:
+            decided = await self._call("settle_letter", places, values)
+        try:
+            return read_record(Act, decided)
+        except Unreadable:
+            raise DeadLetterError(
+                f"The dead letter of {task_id} was retried or discarded, and the record of that "
+                f"can't be read. Remove the record:  HDEL {keys.acted} {task_id}"
+            ) from None
 
     async def stored_groups(self) -> Kept:
         """Return the groups that are stored in Redis."""

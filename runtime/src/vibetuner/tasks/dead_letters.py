@@ -1,4 +1,12 @@
-"""The public functions: list, count, group, retry and discard dead letters, one or many."""
+"""Dead letters: the records of tasks that will not be retried, and functions for them.
+
+::
+
+    async with open_dead_letters():  # only in a script; a lifespan has it open
+        page = await list_letters(task="send_webhook")
+        for letter in page.letters:
+            await retry(letter.task_id)
+"""
 
 from __future__ import annotations
 
@@ -19,9 +27,22 @@ from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.attempt import Cause
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Filters, Group, Page, retry_id
-from vibetuner.tasks.letters.requeue import Requeue
+from vibetuner.tasks.letters.requeue import Retry, make_retry
 from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.worker import get_worker, open_queue
+
+__all__ = [
+    "Cause",
+    "DeadLetter",
+    "Page",
+    "count",
+    "discard",
+    "get",
+    "groups",
+    "list_letters",
+    "open_dead_letters",
+    "retry",
+]
 
 # The beginning of an id, which has 32 characters.
 BEGINNING = re.compile(r"[\w-]{8,31}", re.ASCII)
@@ -188,9 +209,10 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     """
     letter = await get(letter) if isinstance(letter, str) else letter
     if letter.is_open:
-        payload = _requeue().payload_of(letter)
+        worker, send = get_worker(), _send_durably if get_settings().enqueue_durable else None
+        task = make_retry(letter, worker, worker.client.keys, worker.client.codec, send)
         act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter.task_id))
-        letter = await _settle(letter, act, payload)
+        letter = await _settle(letter, act, task)
     if letter.retried_as is None:
         raise DeadLetterError(_refusal(letter, "retried"))
     return letter.retried_as
@@ -276,6 +298,8 @@ async def _settle_some(
 async def _settle_one(verb: Verb, letter: str | DeadLetter, by: str | None) -> Settled:
     task_id = letter if isinstance(letter, str) else letter.task_id
     try:
+        letter = await get(letter) if isinstance(letter, str) else letter
+        task_id = letter.task_id  # only the beginning of the id may have been given
         if verb == "retry":
             return Settled(task_id, await retry(letter, by=by))
         await discard(letter, by=by)
@@ -297,10 +321,10 @@ async def matching(filters: Filters, *, limit: int | None = None) -> AsyncIterat
             return
 
 
-async def _settle(letter: DeadLetter, act: Act, payload: bytes | None) -> DeadLetter:
+async def _settle(letter: DeadLetter, act: Act, task: Retry | None) -> DeadLetter:
     """Return the letter with the act that was decided on: this one, or an earlier one."""
     async with _answering():
-        decided = await _store().settle(_requeue(), letter, act, payload)
+        decided = await _store().settle(letter, act, task)
     return letter.acted_on(**decided.fields())
 
 
@@ -329,12 +353,6 @@ def _store() -> StreamStore:
     mongo = import_module("vibetuner.tasks.letters.mongo")
     store: StreamStore = mongo.MongoStore(redis, settings.redis_key_prefix, database)
     return store
-
-
-def _requeue() -> Requeue:
-    worker, settings = get_worker(), get_settings()
-    send = _send_durably if settings.enqueue_durable else None
-    return Requeue(worker, worker.client.codec, settings.redis_key_prefix, send)
 
 
 async def _send_durably(keys: list[str], values: list[Any], what: str) -> str:
