@@ -280,6 +280,7 @@ async def fill_results(queue: Any) -> None:
 
 async def bury(queue: Any, number: int = DEAD) -> None:
     """Store dead letters of fifty bugs in the stream, as a worker does."""
+    from tests.runtime.tasks.letters.conftest import ending
     from vibetuner.redis.keys import Keys
     from vibetuner.resources.slots import mongo_database
     from vibetuner.tasks.dead_letters import Cause, DeadLetter
@@ -291,7 +292,6 @@ async def bury(queue: Any, number: int = DEAD) -> None:
         cause=Cause.EXCEPTION, args=["abc", 7], kwargs={}, traceback=TRACEBACK,
         worker_id="w1", queue="q", enqueued_at=now, fingerprint="", payload=b"x" * 150,
     )  # fmt: skip
-    places = [keys.letters, keys.letter_places, keys.guard]
     for start in range(0, number, 500):
         letters = [
             replace(
@@ -301,10 +301,7 @@ async def bury(queue: Any, number: int = DEAD) -> None:
             for n in range(start, min(number, start + 500))
         ]  # fmt: skip
         functions = queue.worker.client.functions
-        asked = [
-            functions.ask("bury_letter", places, [one.task_id, one.to_json()]) for one in letters
-        ]
-        await asyncio.gather(*asked)
+        await functions.call("finish", *ending(keys, *letters))
         if os.environ.get("MONGODB_URL"):
             await MongoStore(queue.redis, queue.keys.prefix, mongo_database.get()).move()
     if os.environ.get("MONGODB_URL"):

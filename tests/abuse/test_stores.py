@@ -16,7 +16,7 @@ from coredis import Redis
 
 from tests.abuse.conftest import KEY, TOKEN, Shop, WithinLimits
 from tests.processes import run_vibetuner
-from tests.runtime.tasks.letters.conftest import make_letter
+from tests.runtime.tasks.letters.conftest import ending, make_letter
 from tests.waiting import eventually, wait_until
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.functions import Functions
@@ -155,15 +155,9 @@ def test_many_letters_use_no_memory_and_block_no_page(
         async with Connection(parse_url(shop.redis.url)) as connection:
             functions = Functions(connection)
             await functions.load()
-            keys = [KEYS.letters, KEYS.letter_places, KEYS.guard]
             for n in range(start, start + LOOK_AFTER, 500):
                 letters = [make_letter(f"t{i}", fingerprint=f"f{i % 9}") for i in range(n, n + 500)]
-                await asyncio.gather(
-                    *(
-                        functions.ask("bury_letter", keys, [one.task_id, one.to_json()])
-                        for one in letters
-                    )
-                )
+                await functions.call("finish", *ending(KEYS, *letters))
 
     with within_limits(*shop.parts):
         for start in range(0, LETTERS, LOOK_AFTER):

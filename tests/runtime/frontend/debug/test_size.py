@@ -13,7 +13,7 @@ from httpx2 import AsyncClient
 
 from tests.processes import run_vibetuner
 from tests.projects import write_project
-from tests.runtime.tasks.letters.conftest import make_letter
+from tests.runtime.tasks.letters.conftest import ending, make_letter
 from tests.valkey import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import DeadLetterNotFound
@@ -117,10 +117,7 @@ async def bury(worker: TaskWorker, settings: Settings, start: int, end: int) -> 
         )
         for n in range(start, end)
     ]
-    places = [keys.letters, keys.letter_places, keys.guard]
-    await asyncio.gather(
-        *(functions.ask("bury_letter", places, [one.task_id, one.to_json()]) for one in letters)
-    )
+    await functions.call("finish", *ending(keys, *letters))
     for letter in letters:
         if int(letter.task_id[1:]) % 100 < ACTED:
             await discard(letter)

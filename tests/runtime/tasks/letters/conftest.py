@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.redis.functions import Scripts
-from vibetuner.redis.keys import Keys
+from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.resources.slots import mongo_database
 from vibetuner.tasks.dead_letters import Cause, DeadLetter, open_dead_letters
 from vibetuner.tasks.letters.mongo import MongoStore
@@ -53,9 +54,17 @@ def bury(settings: Settings, queue: TaskWorker) -> Bury:
 
 async def keep(redis: Client, prefix: str, letter: DeadLetter) -> None:
     """Store a dead letter in the stream, as the step that ends its task does."""
-    keys, values = Keys(prefix), [letter.task_id, letter.to_json()]
-    places = [keys.letters, keys.letter_places, keys.guard]
-    await Scripts(redis).call("bury_letter", places, values)
+    await Scripts(redis).call("finish", *ending(Keys(prefix), letter))
+
+
+def ending(keys: Keys, *letters: DeadLetter) -> tuple[list[str], list[Any]]:
+    """Return the keys and the arguments of ``finish`` in lua/queue.lua that store these letters."""
+    places = [keys.queue, keys.letters, keys.letter_places, keys.prefix]
+    values: list[Any] = [GROUP, "w1", 60_000, 900, 0, uuid4().hex, 0]
+    for one in letters:
+        values += ("f", "normal", "", one.task_id, 0, "", 0, one.task_name, "failed", "", "")
+        values += (1, "d", one.to_json())
+    return places, values
 
 
 def in_mongodb(queue: TaskWorker, settings: Settings) -> MongoStore:

@@ -206,11 +206,6 @@ local function settle_letter(keys, argv)
   return argv[2]
 end
 
--- Store a letter. KEYS: the letters, the hash from task to entry. ARGV: the task, its letter.
-local function bury_letter(keys, argv)
-  keep_letter(keys[1], keys[2], argv[1], argv[2])
-end
-
 -- Remove letters that are stored elsewhere; they stay in the groups of their bugs.
 -- KEYS: the letters, the hash from task to entry, the acts. ARGV: entry and task of each.
 local function remove_letters(keys, argv)
