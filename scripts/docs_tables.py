@@ -12,9 +12,8 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import SecretStr
@@ -114,7 +113,7 @@ def command_section(path: str, command: Any) -> str:
 def usage(item: Any) -> str:
     """Return how an argument or an option is typed."""
     kind = item.type_descriptor.annotation
-    values = "|".join(kind) if isinstance(kind, type) and issubclass(kind, Enum) else None
+    values = "|".join(get_args(kind)) if get_origin(kind) is Literal else None
     if item.opts[0].startswith("-"):
         value = "" if item.is_flag else f" {values or item.metavar or item.name.upper()}"
         return f"{', '.join(item.opts)}{value}"
@@ -127,8 +126,7 @@ def shown(item: Any) -> str:
         return "required"
     if item.default in (None, False, ()):
         return ""
-    value = item.default.value if isinstance(item.default, Enum) else item.default
-    return f"`{value}`"
+    return f"`{item.default}`"
 
 
 def log_lines_table() -> str:

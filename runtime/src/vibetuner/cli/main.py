@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -25,21 +24,6 @@ DRIVERS = {"tasks": "vibetuner.cli.task_queue", "dead-letters": "vibetuner.cli.l
 
 
 NOTHING_NEWER = 3
-
-
-class Mode(StrEnum):
-    """The purpose that the processes run for."""
-
-    dev = "dev"
-    prod = "prod"
-
-
-class Part(StrEnum):
-    """The processes to run."""
-
-    frontend = "frontend"
-    worker = "worker"
-    all = "all"
 
 
 class Group(TyperGroup):
@@ -67,8 +51,12 @@ app = typer.Typer(
 
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - options
-    mode: Annotated[Mode, typer.Argument(help="dev reloads on change and sets DEBUG.")],
-    part: Annotated[Part, typer.Argument(help="Processes to run.")] = Part.all,
+    mode: Annotated[
+        Literal["dev", "prod"], typer.Argument(help="dev reloads on change and sets DEBUG.")
+    ],
+    part: Annotated[
+        Literal["frontend", "worker", "all"], typer.Argument(help="Processes to run.")
+    ] = "all",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None,
@@ -102,8 +90,8 @@ def run(  # noqa: PLR0913, PLR0917 - options
     from vibetuner.cli.launch import Launch
 
     Launch(
-        mode=mode.value,
-        part=part.value,
+        mode=mode,
+        part=part,
         host=host,
         port=port,
         workers=workers,
