@@ -91,9 +91,7 @@ def make_engine(settings: Settings) -> AsyncEngine:
     if _is_sqlite(url):
         event.listen(engine.sync_engine, "savepoint", _begin_before_savepoint)
     else:
-        _name_outages(engine, settings)
-    if has_limit:
-        _give_up_late_answers(engine, settings)
+        _name_outages(engine, settings, has_limit=has_limit)
     if _is_in_memory(url):
         event.listen(engine.sync_engine, "handle_error", _keep_connected)
     elif _is_sqlite(url):
@@ -232,66 +230,52 @@ def _shield(engine: AsyncEngine) -> None:
         event.listen(engine.sync_engine, "close", _close_sqlite)
 
 
-def _name_outages(engine: AsyncEngine, settings: Settings) -> None:
-    """Raise ServiceUnavailable if a server can't be reached, refuses, or is lost in a statement.
+def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -> None:
+    """Raise ServiceUnavailable if a server can't be reached, refuses, is lost, or is late.
 
-    asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError
-    for the others.
+    asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError for
+    the next two. If its answers have a limit, it raises TimeoutError for the last, which SQLAlchemy
+    does not treat as a lost connection, and for which it calls no event in ``connect`` and ping.
     """
-    connect = engine.dialect.connect
+    dialect = engine.dialect
+    first_connect, first_ping = dialect.connect, dialect.do_ping
 
-    def reach(*arguments: Any, **options: Any) -> Any:
-        try:
-            return connect(*arguments, **options)
-        except OSError as error:
-            if isinstance(error, TimeoutError):  # has no text, see _give_up_late_answers
-                raise
-            raise ServiceUnavailable(unreachable(settings, error)) from error
+    def outage(error: Exception) -> ServiceUnavailable:
+        if has_limit and isinstance(error, TimeoutError):  # it has no text
+            error = TimeoutError(f"no answer within {settings.database_answer_timeout:g} s")
+        return ServiceUnavailable(unreachable(settings, error))
 
     def on_error(context: ExceptionContext) -> ServiceUnavailable | None:
         error = context.original_exception
+        if has_limit and isinstance(error, TimeoutError):
+            context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+            if context.connection is not None:
+                _hang_up(context.connection.connection)
         is_lost = context.connection is None or context.is_disconnect
         # SQLAlchemy counts a cancellation as a disconnect.
-        if is_lost and isinstance(error, Exception):
-            return ServiceUnavailable(unreachable(settings, error))
-        return None
+        return outage(error) if is_lost and isinstance(error, Exception) else None
 
-    engine.dialect.connect = reach  # type: ignore[method-assign]
-    event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
-
-
-def _give_up_late_answers(engine: AsyncEngine, settings: Settings) -> None:
-    """Close a connection whose server does not answer in time, and raise ServiceUnavailable.
-
-    asyncpg raises TimeoutError then, which SQLAlchemy does not treat as a lost connection.
-    """
-    dialect = engine.dialect
-
-    def late() -> ServiceUnavailable:
-        reason = f"no answer within {settings.database_answer_timeout:g} s"
-        return ServiceUnavailable(unreachable(settings, TimeoutError(reason)))
-
-    def on_error(context: ExceptionContext) -> ServiceUnavailable | None:
-        if not isinstance(context.original_exception, TimeoutError):
-            return None
-        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
-        if context.connection is not None:
-            _hang_up(context.connection.connection)
-        return late()
-
-    def in_time(step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def connect(*arguments: Any, **options: Any) -> Any:
         try:
-            return step(*arguments, **options)
-        except TimeoutError:
-            if step is ping:
-                _hang_up(*arguments)
-            raise late() from None
+            return first_connect(*arguments, **options)
+        except TimeoutError as error:
+            if not has_limit:
+                raise
+            raise outage(error) from None
+        except OSError as error:
+            raise outage(error) from error
+
+    def ping(dbapi_connection: Any) -> bool:
+        try:
+            return first_ping(dbapi_connection)
+        except TimeoutError as error:
+            _hang_up(dbapi_connection)
+            raise outage(error) from None
 
     event.listen(engine.sync_engine, "handle_error", on_error, retval=True)
-    ping = dialect.do_ping
-    # SQLAlchemy calls no event for a TimeoutError in these two.
-    dialect.connect = partial(in_time, dialect.connect)  # type: ignore[method-assign]
-    dialect.do_ping = partial(in_time, ping)  # type: ignore[method-assign]
+    dialect.connect = connect  # type: ignore[method-assign]
+    if has_limit:
+        dialect.do_ping = ping  # type: ignore[method-assign]
 
 
 def _hang_up(connection: AdaptedConnection | PoolProxiedConnection) -> None:
