@@ -204,7 +204,7 @@ async def test_after_a_loss_ids_may_begin_anew():
     with hub.subscribe("news") as subscriber:
         subscriber.begin_after("90-0")
         hub.publish("news", numbered(100))
-        hub.reset("news", Event("reset", "", idle_id(50)))
+        hub.publish("news", Event("reset", "", idle_id(50)), anew=True)
         hub.publish("news", numbered(60))
         assert await next_of(subscriber) == ["100", "", "60"]
 
@@ -216,7 +216,7 @@ async def test_a_reset_wakes_the_subscribers_of_its_channel():
         waiting = asyncio.create_task(next_of(subscriber))
         await asyncio.sleep(0)
         for channel in ("jobs", "news"):
-            hub.reset(channel, Event("reset", channel, idle_id(50)))
+            hub.publish(channel, Event("reset", channel, idle_id(50)), anew=True)
         assert await waiting == ["news"]
         assert (hub.has("news"), hub.has("jobs")) == (True, False)
 

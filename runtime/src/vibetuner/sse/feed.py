@@ -49,17 +49,18 @@ class Feed:
         self.subscribers.add(subscriber)
         return subscriber
 
-    def leave(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber."""
-        self.subscribers.discard(subscriber)
-
     def begin(self, cursor: str) -> None:
         """Note the id from which a subscriber listens; the earliest one counts."""
         if self._last is None and (not self.cursor or _position(cursor) < _position(self.cursor)):
             self.cursor = cursor
 
-    def add(self, event: Event) -> bool:
-        """Queue an event; return False if it was queued before."""
+    def add(self, event: Event, *, anew: bool = False) -> bool:
+        """Queue an event; return False if it was queued before.
+
+        With ``anew``, ids may start again from a smaller one.
+        """
+        if anew:
+            self._last = None
         if event.id:
             if self._last is not None and event.position <= self._last:
                 return False
@@ -70,11 +71,6 @@ class Feed:
         while len(self.events) > BACKLOG or (self._size > BACKLOG_BYTES and len(self.events) > 1):
             self._drop_first()
         return True
-
-    def restart(self, event: Event) -> None:
-        """Queue an event after which ids may start again from a smaller one."""
-        self._last = None
-        self.add(event)
 
     def wake(self, *, trim: bool = False) -> None:
         """Wake every subscriber; with ``trim``, first drop the events that all have read."""

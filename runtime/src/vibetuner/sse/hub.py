@@ -65,7 +65,7 @@ class Hub:
         try:
             yield subscriber
         finally:
-            feed.leave(subscriber)
+            feed.subscribers.discard(subscriber)
             if not feed.subscribers and self._feeds.get(channel) is feed:
                 del self._feeds[channel]
                 self._to_wake.discard(feed)
@@ -76,17 +76,13 @@ class Hub:
         """Return whether ``channel`` has a subscriber in this process."""
         return channel in self._feeds
 
-    def publish(self, channel: str, event: Event) -> None:
-        """Pass ``event`` to the channel's subscribers, unless they already got it."""
-        feed = self._feeds.get(channel)
-        if feed is not None and feed.add(event):
-            self._wake_soon(feed)
+    def publish(self, channel: str, event: Event, *, anew: bool = False) -> None:
+        """Pass ``event`` to the channel's subscribers, unless they already got it.
 
-    def reset(self, channel: str, event: Event) -> None:
-        """Pass on an event that reports a gap; ids may restart from a smaller one."""
+        With ``anew``, it reports a gap, and ids may start again from a smaller one.
+        """
         feed = self._feeds.get(channel)
-        if feed is not None:
-            feed.restart(event)
+        if feed is not None and feed.add(event, anew=anew):
             self._wake_soon(feed)
 
     def cursors(self) -> dict[str, str]:

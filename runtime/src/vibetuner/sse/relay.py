@@ -112,7 +112,7 @@ class _Relay:
         while True:
             past = await self._history.read(channel, cursor)
             if past.missed is None:
-                self._hub.reset(channel, Event(RESET, "", past.end))
+                self._hub.publish(channel, Event(RESET, "", past.end), anew=True)
             for event in past.missed or ():
                 self._hub.publish(channel, event)
             if not past.more:

@@ -94,7 +94,7 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
         found = queue.redis.scan_iter(f"*{settings.redis_key_prefix}*")
         # With one command: the watcher would report a state between two.
         await queue.redis.delete([key async for key in found])
-        hub.reset(task.id, Event(RESET, "", hub.next_id()))
+        hub.publish(task.id, Event(RESET, "", hub.next_id()), anew=True)
         await eventually(lambda: len(seen) == 2, what=lambda: f"{seen}, {following}")
         end = ProgressState(task_id=task.id, done=7, status=ProgressStatus.COMPLETE)
         await write_progress(history, end)
@@ -143,7 +143,7 @@ async def test_after_a_gap_the_state_is_read_again(queue: TaskWorker, settings: 
         await eventually(lambda: seen)
         for status, wanted in ((ProgressStatus.RUNNING, 2), (ProgressStatus.COMPLETE, 3)):
             await write_progress(history, ProgressState(task_id=task.id, done=7, status=status))
-            hub.reset(task.id, Event(RESET, "", hub.next_id()))
+            hub.publish(task.id, Event(RESET, "", hub.next_id()), anew=True)
             await eventually(lambda count=wanted: len(seen) == count)
         await following
     assert [(step.name, step.state.done) for step in seen if step] == [
