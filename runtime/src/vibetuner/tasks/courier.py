@@ -47,9 +47,15 @@ STALE_SECONDS = 600
 
 
 class Worker(Protocol):
-    """The part of the process's worker that a courier uses."""
+    """The part of the process's worker that its courier and its enqueuer use."""
 
     on_enqueue: Callable[[Task[Any, Any]], None] | None
+    after_enqueue: Callable[[], Awaitable[None]] | None
+
+    @property
+    def priorities(self) -> Sequence[str]:
+        """The project's queues, highest first."""
+        ...
 
     @property
     def client(self) -> QueueClient:
@@ -59,6 +65,10 @@ class Worker(Protocol):
     @property
     def is_connected(self) -> bool:
         """Return whether the queue is open here."""
+        ...
+
+    def signing_client(self) -> QueueClient:
+        """Return the open queue, or else one that signs calls and can't send them."""
         ...
 
 

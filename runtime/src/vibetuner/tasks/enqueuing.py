@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from streaq import StreaqError
 from streaq.task import Task
 from streaq.types import P, R
 
 from vibetuner.errors import TaskError
-from vibetuner.tasks import courier
 from vibetuner.tasks.call import ChainedCall, ReliableCall, TaskCall, parts_of
-from vibetuner.tasks.client.queue import QueueClient, check_ties, line_of
+from vibetuner.tasks.client.queue import check_ties, line_of
+from vibetuner.tasks.courier import Courier, Worker
 from vibetuner.tasks.engine import follows_another, link_chain
 from vibetuner.tasks.limits import check_enqueue
-
-
-class Worker(courier.Worker, Protocol):
-    """The part of the process's worker that its enqueuer uses."""
-
-    after_enqueue: Callable[[], Awaitable[None]] | None
-
-    @property
-    def priorities(self) -> Sequence[str]:
-        """The project's queues, highest first."""
-        ...
-
-    def signing_client(self) -> QueueClient:
-        """Return the open queue, or else one that signs calls and can't send them."""
-        ...
 
 
 class Enqueuer:
@@ -47,7 +32,7 @@ class Enqueuer:
     def __init__(self, worker: Worker, *, durably: bool) -> None:
         self._worker = worker
         self._durably = durably
-        self.courier = courier.Courier(worker)
+        self.courier = Courier(worker)
 
     async def call(self, call: TaskCall[P, R]) -> TaskCall[P, R]:
         """Enqueue a call, and report it to the worker's ``on_enqueue``.
@@ -56,7 +41,7 @@ class Enqueuer:
             TaskExists: the id is taken.
             TaskNotFound: the call is to follow a task that is gone; nothing was enqueued.
             TaskError: the call is not valid.
-            PayloadError: an argument can't be stored.
+            StreaqError: an argument can't be stored; its cause, a PayloadError, names it.
             NotConfigured: REDIS_URL is empty.
             ServiceUnavailable: the queue is not open here, or Redis does not answer, or refuses.
             RedisFull: Redis has no memory left.

@@ -123,7 +123,7 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
         TaskExists: the id of the call is taken.
         TaskError: the call can't be enqueued like this.
         NotDurable: the call is durable, and there is no confirmation in time.
-        PayloadError: an argument can't be stored.
+        StreaqError: an argument can't be stored; its cause, a PayloadError, names it.
     """
     worker = cast("TaskWorker", call.worker)
     return worker.enqueue_from_thread(call)
@@ -532,7 +532,7 @@ class TaskWorker(Worker[Any]):
             TaskExists, TaskError: some calls could not be enqueued; all others were. If an item is
                 no call, nothing was.
             NotDurable: no confirmation of the durable ones in time.
-            PayloadError: an argument can't be stored.
+            StreaqError: an argument can't be stored; its cause, a PayloadError, names it.
         """
         await self.enqueuer.many(tasks)
 
