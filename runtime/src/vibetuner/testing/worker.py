@@ -18,7 +18,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from streaq import TaskStatus
-from streaq.constants import REDIS_GROUP
 from streaq.task import RegisteredTask, Task, TaskResult
 
 from vibetuner.errors import counted
@@ -287,7 +286,6 @@ class ManualWorker:
             await run
         if stuck:
             raise AssertionError(f"{' and '.join(stuck)} did not end in time; aborted")
-        await self._requeue_claimed()
 
     async def _has_work(self) -> bool:
         await self._engine.courier.hand_on_all()
@@ -299,18 +297,6 @@ class ManualWorker:
         self._engine.abort_tasks({task.task_id for task in running})
         self._engine.stop()
         return [f"{task.fn_name} {task.task_id}" for task in running] or ["The worker"]
-
-    async def _requeue_claimed(self) -> None:
-        """Requeue messages that were claimed just when the run ended, for the next run."""
-        redis: Any = self._engine.redis
-        for priority in self._engine.priorities:
-            key = self._engine.stream_key + priority
-            pending = await redis.xpending(key, REDIS_GROUP, start="-", end="+", count=1000)
-            if ids := [entry.identifier for entry in pending]:
-                idle = self._engine.idle_timeout
-                await redis.xclaim(
-                    key, REDIS_GROUP, self._engine.id, 0, ids, justid=True, idle=idle
-                )
 
 
 @asynccontextmanager
