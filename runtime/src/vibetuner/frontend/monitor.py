@@ -67,20 +67,15 @@ class _Door:
         self._opened = asyncio.Event()
         self._problem = "The queue is not open yet. Try again in a moment"
 
-    async def keep_queue(self) -> None:
-        await self._keep(_open_queue_and_relay, self._opened)
-
     async def keep_letters(self) -> None:
         await self._opened.wait()
-        await self._keep(open_dead_letters, asyncio.Event())
+        await self.keep(open_dead_letters)
 
-    async def _keep(
-        self, opener: Callable[[], AbstractAsyncContextManager[Any]], opened: asyncio.Event
-    ) -> None:
+    async def keep(self, opener: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
         while True:
             try:
                 async with opener():
-                    opened.set()
+                    self._opened.set()
                     await asyncio.Event().wait()
             except (VibetunerError, OSError) as error:
                 self._problem = str(error)
@@ -121,7 +116,8 @@ def create_monitor(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keepers = [asyncio.create_task(door.keep_queue()), asyncio.create_task(door.keep_letters())]
+        keeping = (door.keep(_open_queue_and_relay), door.keep_letters())
+        keepers = [asyncio.create_task(one) for one in keeping]
         try:
             yield
         finally:

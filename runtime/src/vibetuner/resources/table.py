@@ -86,7 +86,7 @@ async def probe(settings: Settings, seconds: float = PROBE_SECONDS) -> list[Prob
         resource.load()  # imports the driver, whose time must not count against the system
     return await asyncio.gather(
         *(
-            _probe(
+            probe_one(
                 one.name, one.setting, one.check(settings), seconds,
                 cure_of_scheme(getattr(settings, one.setting), "no answer", one.setting.upper())
                 or f"Start it, or correct {one.setting.upper()}",
@@ -123,7 +123,7 @@ async def probe_tables(
     async def compare() -> None:
         differences.extend(await schema.find_differences(settings, models))
 
-    found = await _probe("SQL tables", "", compare(), seconds, "Look at the database's load")
+    found = await probe_one("SQL tables", "", compare(), seconds, "Look at the database's load")
     if not differences:
         return [found]
     problem = await explain_differences(settings, differences)
@@ -151,9 +151,10 @@ async def explain_differences(settings: Settings, differences: Sequence[str]) ->
     return f"{shown}. {cure}"
 
 
-async def _probe(
-    name: str, setting: str, check: Awaitable[None], seconds: float, cure: str
+async def probe_one(
+    name: str, setting: str, check: Awaitable[None], seconds: float | None = None, cure: str = ""
 ) -> Probe:
+    """Await the check of one system; without ``seconds``, it limits its time itself."""
     began, problem = time.perf_counter(), ""
     try:
         async with asyncio.timeout(seconds):

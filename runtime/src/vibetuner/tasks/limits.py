@@ -10,7 +10,7 @@ from streaq.task import Task
 
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
-from vibetuner.tasks.queues import check_queue, default_queue, list_queues
+from vibetuner.tasks.queues import default_queue, list_queues
 from vibetuner.tasks.retry import check_number
 
 # A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
@@ -49,8 +49,9 @@ def check_options(**task_kwargs: Any) -> None:
     for switch in SWITCHES:
         if not isinstance(given := task_kwargs.get(switch, False), bool):
             raise TypeError(f"{switch} takes True or False, not {given!r}")
-    if (queue := task_kwargs.get("queue")) is not None:
-        check_queue(queue)
+    queue = task_kwargs.get("queue")
+    if queue is not None and not (isinstance(queue, str) and queue):
+        raise TypeError(f"queue= takes the name of a queue, not {queue!r}")
     if not isinstance(unique := task_kwargs.get("unique", False), bool):
         raise TypeError(
             f"unique takes True or False, or in @robust_task() a Unique, not {unique!r}"

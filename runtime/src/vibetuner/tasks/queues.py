@@ -36,13 +36,6 @@ def declared_queue(task: object) -> str:
     return getattr(task, "queue", "")
 
 
-def check_queue(queue: object) -> str:
-    """Return the ``queue=`` of a decorator; raise TypeError if it can't be a queue's name."""
-    if not isinstance(queue, str) or not queue:
-        raise TypeError(f"queue= takes the name of a queue, not {queue!r}")
-    return queue
-
-
 def list_queues(queues: Collection[str]) -> str:
     """Return the cure for an unknown queue's name."""
     return f"Take one of {', '.join(queues)}"

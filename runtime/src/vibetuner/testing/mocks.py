@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from inspect import signature
 from typing import Any, Self
 from unittest.mock import AsyncMock, MagicMock
@@ -38,20 +39,13 @@ class _Enqueue(AsyncMock):
 
 
 class _Pending:
+    """A call that accepts the arguments of a real task's methods, and does nothing with them."""
+
     def __init__(self, call: Coroutine[Any, Any, MagicMock]) -> None:
         self._call = call
-
-    def start(self, *args: Any, **kwargs: Any) -> Self:
-        """Accept the arguments of a real task's ``start``."""
-        return self._accept(TaskCall.start, *args, **kwargs)
-
-    def once(self, *args: Any, **kwargs: Any) -> Self:
-        """Accept the arguments of a real task's ``once``."""
-        return self._accept(TaskCall.once, *args, **kwargs)
-
-    def within(self, *args: Any, **kwargs: Any) -> Self:
-        """Accept a session, and do nothing with it."""
-        return self._accept(TaskCall.within, *args, **kwargs)
+        self.start = partial(self._accept, TaskCall.start)
+        self.once = partial(self._accept, TaskCall.once)
+        self.within = partial(self._accept, TaskCall.within)
 
     def _accept(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
         """Return the call; raise TypeError if the real method has no such arguments."""

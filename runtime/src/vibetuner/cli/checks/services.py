@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
+from dataclasses import replace
 from importlib import import_module
 
 from vibetuner.cli.checks import Finding, of_message, uncapitalized
@@ -30,6 +30,7 @@ from vibetuner.resources.table import (
     Probe,
     find_unset,
     probe,
+    probe_one,
     probe_tables,
 )
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
@@ -164,13 +165,8 @@ async def _look_at_mail(settings: Settings) -> list[Finding]:
         return []
     from vibetuner.services.email import check_mail
 
-    began = time.perf_counter()
-    try:
-        await check_mail(settings, PROBE_SECONDS)
-    except VibetunerError as error:
-        return [of_message("mail", str(error).removeprefix("Email: "))]
-    milliseconds = 1000 * (time.perf_counter() - began)
-    return [Finding("ok", "mail", f"answers in {milliseconds:.0f} ms")]
+    found = await probe_one("mail", "", check_mail(settings, PROBE_SECONDS))
+    return [_answered(replace(found, problem=found.problem.removeprefix("Email: ")))]
 
 
 async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Finding]:

@@ -97,17 +97,6 @@ class ProgressState:
         return found
 
 
-async def write_progress(
-    history: History, state: ProgressState, *, channel: str | None = None, anew: bool = False
-) -> None:
-    """Store a state, and publish it on the task's channel, and on ``channel`` if given.
-
-    Args:
-        anew: an attempt begins, and may replace a final state.
-    """
-    await _write(history, state, PROGRESS, channel or "", anew=anew)
-
-
 async def finish_progress(history: History, task_id: str, status: ProgressStatus) -> None:
     """Publish the closing event of a task once, if the task reports progress or is watched."""
     while True:
@@ -115,7 +104,7 @@ async def finish_progress(history: History, task_id: str, status: ProgressStatus
         if known is None:
             return
         state = (_parse(known) or ProgressState(task_id=task_id)).at_end(status)
-        if await _write(history, state, status.value, "", expected=known) != "?":
+        if await write_progress(history, state, status.value, expected=known) != "?":
             return
 
 
@@ -150,22 +139,30 @@ def _parse(text: Any) -> ProgressState | None:
         return None
 
 
-async def _write(  # noqa: PLR0913 - each with its name
+async def write_progress(  # noqa: PLR0913 - each with its name
     history: History,
     state: ProgressState,
-    event: str,
-    channel: str,
+    event: str = PROGRESS,
+    channel: str | None = None,
     *,
     anew: bool = False,
     expected: str | bytes = "",
 ) -> str:
+    """Store a state, and publish it on the task's channel, and on ``channel`` if given.
+
+    Returns the event's id; '' if a final state stays, '?' if another state is stored.
+
+    Args:
+        anew: an attempt begins, and may replace a final state.
+        expected: the state to replace; by default, any.
+    """
     task_id = state.task_id
     values: list[str | bytes | float] = [
         *history.arguments(task_id, event, state.to_json()),
         "1" if anew else "",
         expected,
         "1" if state.is_over else "0",
-        channel,
+        channel or "",
         history.keys.events(""),
         KEPT_SECONDS,
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -311,18 +311,14 @@ class Finisher:
         wait = max(0, attempt.retry_at - time.time_ns() // 1_000_000)
         moment = f"+{wait}" if attempt.end is End.RETRYING else "0"
         values = [attempt.task_id, attempt.payload, moment, 0, attempt.priority, 0]
-        await self._ask(lambda: self._functions.call("enqueue", self._keys[:1], values))
-
-    async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask until there is an answer."""
         while True:
             try:
-                answer = await ask()
+                await self._functions.call("enqueue", self._keys[:1], values)
             except (RedisError, OSError) as error:
-                await self._outage.wait(error, ask)
+                await self._outage.wait(error, attempt)
             else:
-                self._outage.over(ask)
-                return answer
+                self._outage.over(attempt)
+                return
 
 
 def fresh_ms(idle_ms: int) -> int:
