@@ -198,14 +198,6 @@ async def _poll(state: ProgressState) -> tuple[ProgressState, bool]:
     return found or state, is_held
 
 
-def status_of(outcome: object, *, success: bool) -> ProgressStatus:
-    """Return the final status of a task that ended with ``outcome``."""
-    if success:
-        return ProgressStatus.COMPLETE
-    aborted = isinstance(outcome, StreaqCancelled)
-    return ProgressStatus.ABORTED if aborted else ProgressStatus.FAILED
-
-
 async def _begin(subscriber: Subscriber, known: ProgressState) -> tuple[ProgressState, str]:
     """Return the current state and its position in the stream; wait while Redis is away.
 
@@ -243,8 +235,10 @@ async def _ask_queue(task_id: str) -> tuple[ProgressState | None, bool]:
         result = await queue.result_by_id(task_id, timeout=RESULT_SECONDS)
     except (TimeoutError, StreaqError):  # it has expired meanwhile, or can't be read
         return None, False
-    outcome = None if result.success else result.exception
-    ended = status_of(outcome, success=result.success)
+    ended = ProgressStatus.COMPLETE
+    if not result.success:
+        aborted = isinstance(result.exception, StreaqCancelled)
+        ended = ProgressStatus.ABORTED if aborted else ProgressStatus.FAILED
     return ProgressState(task_id=task_id, status=ended), False
 
 

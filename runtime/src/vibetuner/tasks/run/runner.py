@@ -207,7 +207,8 @@ class Run:
                 is_requeued = await requeueing
                 await self._finisher.settled()
                 await self._progress.flush()
-        await self._close_hooks()
+        if self._hooks is not None:
+            await self._hooks.close(at_once=self._stop.hurried.is_set())
         unrecorded = self._finisher.close()
         if not (is_requeued or unrecorded):
             logger.warning(
@@ -218,10 +219,6 @@ class Run:
             task.cancel()
         await asyncio.wait([*loops, reading])
         return unrecorded
-
-    async def _close_hooks(self) -> None:
-        if self._hooks is not None:
-            await self._hooks.close(at_once=self._stop.hurried.is_set())
 
     async def _finish_running(self) -> None:
         """Wait for running tasks within the grace period; requeue the rest."""
@@ -244,7 +241,7 @@ class Run:
         """Wait until all have ended, the time is up, or a second stop is requested."""
         if not (handles := self._handles()):
             return
-        ended = asyncio.create_task(_all_of(handles))
+        ended = asyncio.create_task(asyncio.wait(handles))
         hurried = asyncio.create_task(self._stop.hurried.wait())
         try:
             await asyncio.wait(
@@ -303,7 +300,3 @@ class Run:
         while True:
             await asyncio.sleep(1)
             self._log.sweep(tuple(self.running), time.time_ns() // 1_000_000)
-
-
-async def _all_of(handles: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(handles)
