@@ -12,7 +12,7 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.errors import TaskError
 from vibetuner.tasks.inspect.actions import abort
 from vibetuner.tasks.inspect.queue import Queue, whole_id
-from vibetuner.tasks.inspect.why import StuckLine, find_stuck_line
+from vibetuner.tasks.inspect.why import find_stuck_line
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import using_worker
 
@@ -108,4 +108,4 @@ async def test_a_line_whose_record_cannot_be_read_is_not_reported(queue: Queue):
     await queue.redis.hset(keys.unique, {"a": "no json"})
     assert await find_stuck_line(queue.redis, keys, "charge") is None
     await queue.redis.hset(keys.unique, {"a": '["charge", "normal", "0"]'})
-    assert await find_stuck_line(queue.redis, keys, "charge") == StuckLine("a", "charge", 0)
+    assert await find_stuck_line(queue.redis, keys, "charge") == ("a", 0)

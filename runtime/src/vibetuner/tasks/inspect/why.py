@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from coredis.exceptions import RedisError, ResponseError
@@ -48,46 +47,28 @@ async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     return row, [reason async for reason in _reasons(queue, row, facts, workers)]
 
 
-@dataclass(frozen=True, slots=True)
-class StuckLine:
-    """A line behind a task that no worker can reach.
+async def find_stuck_lines(redis: Client, keys: Keys) -> list[Reason]:
+    """Return the lines behind tasks that no worker can reach, among those of the oldest in line.
 
-    >>> StuckLine("ab12", "charge:9f", 1).text
-    '1 task waits in the line charge:9f behind ab12, which is in no queue any more'
+    Each comes with the command that lets the next task in line run.
     """
-
-    holder: str
-    group: str
-    waiting: int
-
-    @property
-    def text(self) -> str:
-        """Return the line in words."""
-        tasks = "1 task waits" if self.waiting == 1 else f"{self.waiting} tasks wait"
-        return (
-            f"{tasks} in the line {self.group} behind {self.holder}, which is in no queue any more"
-        )
-
-    @property
-    def cure(self) -> str:
-        """Return the command that lets the next task in line run."""
-        return f"vibetuner tasks abort {self.holder}"
-
-
-async def find_stuck_lines(redis: Client, keys: Keys) -> list[StuckLine]:
-    """Return the stuck lines among those of the oldest tasks in line."""
     ids = [str(one) for one in await redis.zrange(keys.in_line, 0, LOOKED_AT - 1)]
     found = await redis.hmget(keys.unique, ids) if ids else ()
-    groups = dict.fromkeys(filter(None, map(_group_of, found)))
-    lines = [await find_stuck_line(redis, keys, group) for group in groups]
-    return [one for one in lines if one]
+    lines = []
+    for group in dict.fromkeys(filter(None, map(_group_of, found))):
+        if stuck := await find_stuck_line(redis, keys, group):
+            holder, waiting = stuck
+            tasks = "1 task waits" if waiting == 1 else f"{waiting} tasks wait"
+            text = f"{tasks} in the line {group} behind {holder}, which is in no queue any more"
+            lines.append(Reason(text, f"vibetuner tasks abort {holder}"))
+    return lines
 
 
-async def find_stuck_line(redis: Client, keys: Keys, group: str) -> StuckLine | None:
-    """Return the line of a group if it is stuck, or if there would be one behind its holder."""
+async def find_stuck_line(redis: Client, keys: Keys, group: str) -> tuple[str, int] | None:
+    """Return who holds up a group that is stuck, or would be with a line, and how many wait."""
     with suppress(ResponseError):  # a record that can't be read
         if found := await Scripts(redis).call("stuck_line", (keys.queue,), [group]):
-            return StuckLine(str(found[0]), group, int(found[1]))
+            return str(found[0]), int(found[1])
     return None
 
 
@@ -223,11 +204,12 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
     if has_line:
         keys = queue.engine_keys
         if stuck := await find_stuck_line(queue.redis, keys, group):
-            who = "it" if stuck.holder == row.task_id else stuck.holder
+            holder, _ = stuck
+            who = "it" if holder == row.task_id else holder
             return Reason(
                 f"{row.name} is unique, and {who} comes first and is in no queue any more: "
                 "somebody has deleted its message",
-                f"{stuck.cure}   (the next one in line is queued)",
+                f"vibetuner tasks abort {holder}   (the next one in line is queued)",
             )
         holder = str(await queue.redis.hget(keys.holder(group), "holder") or "")
     else:
