@@ -229,7 +229,7 @@ async def fill(queue: Any) -> float:
     client = worker.client
     journal = JournalObserver(client.functions, worker, client.keys.journal)
     finisher = Finisher(
-        client.functions, client.codec, keys=client.keys, worker_id="w1", idle_ms=60_000,
+        client, worker_id="w1", idle_ms=60_000,
         observers=Observers([journal]), counters=worker.counters, outage=Outage(),
     )  # fmt: skip
     call = await worker.serialize({"f": "task_1", "a": ("abc", 7), "k": {}, "t": 1})

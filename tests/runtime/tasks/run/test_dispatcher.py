@@ -147,9 +147,8 @@ async def listening(worker: TaskWorker) -> AsyncIterator[tuple[Dispatcher, list[
         )  # fmt: skip
         async with Connection(client.functions.connection.address) as listener:
             dispatcher = Dispatcher(
-                client, listener, consumer="w1",
-                order=ReadOrder(["high", "normal"]), slots=2, idle_ms=60_000, begin=begun.append,
-                prepare=prepare, finisher=finisher, outage=Outage(),
+                client, listener, order=ReadOrder(["high", "normal"]), slots=2,
+                begin=begun.append, prepare=prepare, finisher=finisher, outage=Outage(),
             )  # fmt: skip
             await dispatcher.make_groups()
             yield dispatcher, begun

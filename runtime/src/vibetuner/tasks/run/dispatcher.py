@@ -17,7 +17,7 @@ from vibetuner.redis.keys import GROUP
 from vibetuner.tasks.attempt import LAST_MOMENT, Attempt, Source
 from vibetuner.tasks.client.queue import QueueClient
 from vibetuner.tasks.queues import ReadOrder
-from vibetuner.tasks.run.finisher import Finisher, fresh_ms
+from vibetuner.tasks.run.finisher import Finisher
 from vibetuner.tasks.run.outage import Outage
 
 # A claimed message that gets no slot within this time is requeued.
@@ -51,13 +51,12 @@ class Dispatcher:
     Args:
         client: the queue, connected.
         listener: a connection of its own, for blocking reads.
-        consumer: the worker's id.
         order: the queues to read, and how a claim is divided among them.
         slots: the number of attempts that run at the same time.
-        idle_ms: the time after which another worker takes a message over.
         begin: starts an attempt, which ends with a call of :meth:`release`.
         prepare: recreates the streams and schedules that an emptied server has lost.
-        finisher: requeues messages that were claimed and not begun, and knows unrecorded ends.
+        finisher: the worker's own, which requeues messages that were claimed and not begun, and
+            knows unrecorded ends.
         outage: waits while the connection is lost.
     """
 
@@ -66,10 +65,8 @@ class Dispatcher:
         client: QueueClient,
         listener: Connection,
         *,
-        consumer: str,
         order: ReadOrder,
         slots: int,
-        idle_ms: int,
         begin: Callable[[Attempt], None],
         prepare: Callable[[], Awaitable[None]],
         finisher: Finisher,
@@ -86,7 +83,7 @@ class Dispatcher:
         self._prepare = prepare
         self._finisher = finisher
         self._outage = outage
-        self._head = (GROUP, consumer, idle_ms, fresh_ms(idle_ms))
+        self._head = finisher.head
         self._loop = asyncio.get_running_loop()
         self._lookahead = Lookahead(slots=slots, now=self._loop.time())
         self._claimed: deque[Attempt] = deque()

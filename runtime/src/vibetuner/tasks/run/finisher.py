@@ -69,13 +69,14 @@ class Finisher:
         counters: dict[str, int],
         outage: Outage,
     ) -> None:
+        # What the server has to know of a consumer, and how long its claims are safe.
+        self.head = (GROUP, worker_id, idle_ms, fresh_ms(idle_ms))
         self.unrecorded: dict[Source, int] = {}  # number of ends being recorded
         keys = client.keys
         self._functions = client.functions
         self._codec = client.codec
         self._keys = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
         self._worker_id = worker_id
-        self._head = (GROUP, worker_id, idle_ms, fresh_ms(idle_ms))
         self._observers = observers
         self._counters = counters
         self._outage = outage
@@ -269,7 +270,7 @@ class Finisher:
 
     def _step(self, batch: Batch, step: str, *, again: bool = False) -> list[Any]:
         now = time.time_ns() // 1_000_000
-        return [*self._head, now, step, int(again), *batch.values]
+        return [*self.head, now, step, int(again), *batch.values]
 
     def _recorded(self, batch: Batch, reply: list[list[Any]]) -> None:
         self._sent.discard(batch)

@@ -121,10 +121,8 @@ class Run:
         self._dispatcher = Dispatcher(
             client,
             self._listener,
-            consumer=worker.id,
             order=order,
             slots=worker.concurrency,
-            idle_ms=worker.idle_timeout,
             begin=self._begin,
             prepare=self.prepare,
             finisher=self._finisher,
