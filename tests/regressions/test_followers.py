@@ -11,7 +11,7 @@ import pytest
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
 from vibetuner.stored import read_record
-from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.journal import Ended
 from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 

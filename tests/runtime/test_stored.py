@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.runtime.tasks.letters.conftest import make_letter
 from vibetuner.stored import Unreadable, dump_record, read_record
-from vibetuner.tasks.journal.entry import Beat, Ended, Outcome
+from vibetuner.tasks.journal import Beat, Ended, Outcome
 from vibetuner.tasks.letters.letter import Act, DeadLetter, Group
 
 KINDS = (Act, Beat, DeadLetter, Ended, Group)

@@ -26,7 +26,7 @@ from vibetuner.tasks.inspect.model import (
     WorkerView,
 )
 from vibetuner.tasks.inspect.stats import Outbox, Span, Stats
-from vibetuner.tasks.journal.entry import Beat
+from vibetuner.tasks.journal import Beat
 from vibetuner.tasks.progress import ProgressState, ProgressStatus
 
 

@@ -28,7 +28,7 @@ from vibetuner.tasks.inspect.model import Filters as TaskFilters
 from vibetuner.tasks.inspect.queue import now_ms, this_queue
 from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
-from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
+from vibetuner.tasks.journal import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.worker import TaskWorker
 

@@ -19,7 +19,7 @@ from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.model import State
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.why import MOST_PARENTS, explain
-from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.journal import Beat, Started
 from vibetuner.tasks.payload import Kind, dump
 from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker

@@ -15,7 +15,7 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.redis.keys import JournalKeys
 from vibetuner.stored import read_record
 from vibetuner.tasks.attempt import Attempt
-from vibetuner.tasks.journal.entry import Beat, Ended, FailedTry, Outcome, Started
+from vibetuner.tasks.journal import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.observers import Observer, Observers
 from vibetuner.tasks.observers.journal import Limits
 from vibetuner.tasks.payload import unpickle

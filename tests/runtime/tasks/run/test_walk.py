@@ -16,7 +16,7 @@ import pytest
 import vibetuner
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
-from vibetuner.tasks.journal.entry import bucket
+from vibetuner.tasks.journal import bucket
 from vibetuner.tasks.robust import robust_task
 from vibetuner.tasks.worker import TaskWorker, using_worker
 

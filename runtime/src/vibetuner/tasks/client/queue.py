@@ -29,7 +29,7 @@ from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import call_data, follows_another
-from vibetuner.tasks.journal.entry import Ended, Outcome
+from vibetuner.tasks.journal import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
 from vibetuner.tasks.retry import unique_of
 from vibetuner.tasks.unique import Unique

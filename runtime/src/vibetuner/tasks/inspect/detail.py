@@ -17,7 +17,7 @@ from vibetuner.tasks.inspect.listing import ended_row
 from vibetuner.tasks.inspect.model import ENDED, Row, State, TaskDetail, moment
 from vibetuner.tasks.inspect.queue import Queue, unreadable_row
 from vibetuner.tasks.inspect.shown import name_arguments, shown
-from vibetuner.tasks.journal.entry import Ended, FailedTry
+from vibetuner.tasks.journal import Ended, FailedTry
 from vibetuner.tasks.letters.plain import headline, plain_text
 from vibetuner.tasks.letters.stream import StreamStore
 from vibetuner.tasks.outbox.row import Row as OutboxRow

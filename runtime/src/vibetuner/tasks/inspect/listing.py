@@ -11,7 +11,7 @@ from vibetuner.errors import CommandError
 from vibetuner.stored import read_or_none
 from vibetuner.tasks.inspect.model import ENDED, Filters, Page, Row, State, moment
 from vibetuner.tasks.inspect.queue import Queue, unreadable_row
-from vibetuner.tasks.journal.entry import Ended
+from vibetuner.tasks.journal import Ended
 from vibetuner.tasks.letters.plain import plain_text
 
 CHUNK = 500

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from vibetuner.redis.keys import LIVE_SECONDS
 from vibetuner.stored import read_number
-from vibetuner.tasks.journal.entry import Beat, FailedTry
+from vibetuner.tasks.journal import Beat, FailedTry
 
 
 class State(StrEnum):

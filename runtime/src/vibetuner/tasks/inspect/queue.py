@@ -18,7 +18,7 @@ from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.stored import read_or_none
 from vibetuner.tasks.dead_letters import BEGINNING, letter_ids
 from vibetuner.tasks.inspect.model import Counts, QueueView, Row, State, WorkerView, moment
-from vibetuner.tasks.journal.entry import Beat, Started
+from vibetuner.tasks.journal import Beat, Started
 from vibetuner.tasks.letters.stream import Client
 from vibetuner.tasks.outbox.row import ids_in_outbox
 from vibetuner.tasks.payload import Kind, unpickle

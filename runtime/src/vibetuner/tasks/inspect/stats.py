@@ -21,7 +21,7 @@ from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.inspect.model import Counts, Reason, WorkerView, moment
 from vibetuner.tasks.inspect.queue import Queue, now_ms
-from vibetuner.tasks.journal.entry import bucket_ms
+from vibetuner.tasks.journal import bucket_ms
 from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
 from vibetuner.timing import duration
 

@@ -9,7 +9,7 @@ from coredis import Redis
 
 from vibetuner.redis.keys import Keys
 from vibetuner.stored import read_or_none
-from vibetuner.tasks.journal.entry import Beat, Ended, Started
+from vibetuner.tasks.journal import Beat, Ended, Started
 from vibetuner.tasks.letters.letter import Act, Group
 from vibetuner.tasks.letters.stream import parse_letter
 from vibetuner.tasks.queues import USUAL

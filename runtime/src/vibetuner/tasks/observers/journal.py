@@ -24,7 +24,7 @@ from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import MINUTE_MS, JournalKeys
 from vibetuner.stored import dump_record
 from vibetuner.tasks.attempt import Attempt, End
-from vibetuner.tasks.journal.entry import Beat, FailedTry, Started, bucket
+from vibetuner.tasks.journal import Beat, FailedTry, Started, bucket
 from vibetuner.tasks.letters.plain import headline, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
 
