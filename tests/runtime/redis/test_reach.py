@@ -8,7 +8,7 @@ import ssl
 import string
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -41,10 +41,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_until(path.exists, what=lambda: "a socket")
+        address = Address(path=str(path))
+
+        def answers() -> bool:  # its socket is there a moment before it listens
+            with suppress(OSError):
+                return bool(ask(address, ["PING"]))
+            return False
+
+        wait_until(answers, what=lambda: "an answer")
         rules = ["on", f">{PASSWORD}", "~*", "&*", "+@all"]
-        ask(Address(path=str(path)), ["ACL", "SETUSER", "ann", *rules])
-        ask(Address(path=str(path)), ["ACL", "SETUSER", "default", "off"])
+        ask(address, ["ACL", "SETUSER", "ann", *rules], ["ACL", "SETUSER", "default", "off"])
         yield path
     finally:
         process.kill()
