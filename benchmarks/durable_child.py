@@ -13,7 +13,7 @@ from both import configure, make_task
 variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 configure(url)
 
-AT_ONCE, ROUNDS = 50, 20
+AT_ONCE, ROUNDS = 50, 100
 
 
 async def noop() -> None:
