@@ -340,6 +340,47 @@ async def test_a_removed_queue_is_known_for_good(queue: TaskWorker, settings: Se
     assert sizes["bulk"] == 1
 
 
+async def test_what_another_task_left_outlasts_a_queue_that_nobody_reads(queue: TaskWorker):
+    """A follower in a queue that nobody reads for weeks still fails with the task before it.
+
+    A fallback there still takes over the result. The request to abort expires after a week.
+    """
+
+    @queue.task(name="work")
+    async def work(text: str) -> str:
+        if text == "bad":
+            raise ValueError(text)
+        return text
+
+    def unread(call: Any) -> Any:
+        return call.start(priority="bulk")
+
+    queue.order = ReadOrder.parse("default")
+    bad, good = work.enqueue("bad"), work.enqueue("good")
+    follower, fallback = unread(work.enqueue("follows").start(after=[bad])), unread(good ^ work)
+    async with queue:
+        await follower
+        await fallback
+        keys, redis = queue.client.keys, queue.redis
+        async with at_work(queue):
+            await eventually(lambda: queue.counters["completed"] == 1)
+            await eventually(lambda: queue.counters["failed"] == 1)
+        assert await redis.smembers(keys.failing) == {follower.id}
+        assert await redis.pttl(keys.failing) == -1
+        for kept in (keys.blamed(follower.id), keys.fallback(fallback.id)):
+            assert await redis.pttl(kept) > 300 * 86_400_000
+        await redis.delete([keys.aborted])
+
+        queue.order = ReadOrder(NAMES)
+        async with at_work(queue):
+            failed = await follower.result(timeout=30)
+            assert (await fallback.result(timeout=30)).result == "good"
+        assert str(failed.exception).endswith(f"It was to follow work {bad.id}")
+        assert not await redis.exists(
+            [keys.failing, keys.blamed(follower.id), keys.fallback(fallback.id)]
+        )
+
+
 @pytest.mark.parametrize("text", ["critical, bulk", "critical:6, bulk:1"])
 def test_an_order_is_shown_as_it_is_typed(text: str):
     """The text of an order, as in logs and errors, is the one that was parsed."""

@@ -29,7 +29,7 @@ async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
         **dict.fromkeys(map(keys.stream, queues), "stream"),
         **dict.fromkeys(map(keys.delayed, queues), "zset"),
         **dict.fromkeys((keys.results, keys.in_line, keys.cron_schedule, journal.queues), "zset"),
-        **dict.fromkeys((keys.running, keys.aborted), "set"),
+        **dict.fromkeys((keys.running, keys.aborted, keys.failing), "set"),
         **dict.fromkeys((keys.unique, keys.made, keys.cron_tabs, keys.cron_queues), "hash"),
         **dict.fromkeys((keys.letters, journal.ended, journal.failed, journal.payloads), "stream"),
         **dict.fromkeys((keys.letter_places, keys.letter_groups, keys.acted), "hash"),
