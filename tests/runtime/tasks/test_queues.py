@@ -316,7 +316,7 @@ async def test_a_removed_queue_is_reported(queue: TaskWorker, settings: Settings
 
 
 async def test_a_removed_queue_is_known_for_good(queue: TaskWorker, settings: Settings):
-    """What is left in a removed queue is reported, even weeks after the last worker that read it.
+    """Tasks left in a removed queue are reported, even weeks after the last worker that read it.
 
     During a rolling upgrade, a process with the older code still enqueues there.
     """
