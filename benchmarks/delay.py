@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import sys
 from collections.abc import Callable
 
@@ -63,4 +64,10 @@ async def main() -> None:
     await server.serve_forever()
 
 
-asyncio.run(main())
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose timers are exact; epoll's would round a millisecond up to two."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+with asyncio.Runner(loop_factory=make_loop) as runner:
+    runner.run(main())

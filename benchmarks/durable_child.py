@@ -11,9 +11,9 @@ from statistics import median
 from both import configure, make_task
 
 variant, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-configure(url)
+configure(url, prefix="".join(sys.argv[4:]))
 
-AT_ONCE, ROUNDS = 50, 20
+AT_ONCE, ROUNDS = 50, 100
 
 
 async def noop() -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 from drain import make_project
-from lab import Figure, ask_child, workplace
+from lab import Figure, ask_child, clean_env, workplace
 
 from tests.clusters import PREFIX, SHARDS, Clustered
 from tests.sentinels import Replicated
 from tests.valkey import LASTING, Servers, Valkey
 from tests.waiting import wait_until
-from vibetuner.redis.url import SLOTS, Cluster
+from vibetuner.redis.blocking import ask
+from vibetuner.redis.url import SLOTS, Address, Cluster
 
 HERE = Path(__file__).parent
 DRAIN, WAITING, CALLS, FAILOVER, PROXY = (
@@ -29,6 +32,7 @@ DRAIN, WAITING, CALLS, FAILOVER, PROXY = (
     )
 )  # fmt: skip
 ROUNDS, KILLS = 3, 5
+COMMANDS = ("tasks stats", "tasks list", "doctor")
 TASKS, CALLS_ALONE = 8000, 300
 DOWN_AFTER_MS = 2000
 SHARE, TOGETHER = 0.95, 10_000
@@ -40,6 +44,7 @@ QUESTIONS = {
     "result p50": ("enqueue to result on an idle worker, median", "ms"),
     "result p99": ("the same, 99 of 100", "ms"),
 }
+COSTS = ("the primary", "its replicas")
 OF_NEAR = f"{SHARE} of no delay"
 FAR = {
     "drained": ("drained", "tasks/s", OF_NEAR),
@@ -48,8 +53,11 @@ FAR = {
 }
 NAMES = {"sentinel": "Sentinels, two replicas", "cluster": "a Cluster, three shards"}
 NOTE = (
-    "*Beside* is one server without replicas; where a proxy delays, the same proxy without a "
-    "delay. All servers, replicas, Sentinels, workers and the proxy share this machine's cores. "
+    "*Beside* is the same primary, with the same replicas, addressed as one server; where a proxy "
+    "delays, the same proxy without a delay; for a command, what it takes anyway. All servers, "
+    "replicas, Sentinels, workers and the proxy share this machine's cores, so replicas take "
+    "processor time from the worker here; *what the replicas cost* compares with a server that has "
+    "none. "
     f"A server counts as gone after {DOWN_AFTER_MS / 1000:g} s; a lone one is started again at "
     "once. The time from the kill ends with the first result of a task that was enqueued after it."
 )
@@ -78,37 +86,79 @@ def measure(*, beside: bool) -> list[Figure]:
         }
         for fleet in fleets.values():
             stack.enter_context(fleet)
-        urls = {"single": single.url} | {name: fleet.url for name, fleet in fleets.items()}
+        urls = {"single": (single.url, (single.port,), ())}
+        for name, fleet in fleets.items():
+            primary, replicas = fleet.primary, tuple(fleet.replicas)
+            urls[name] = (fleet.url, (primary,), replicas)
+            urls[f"{name}, as one"] = (f"redis://127.0.0.1:{primary}", (primary,), replicas)
         runs: Runs = {name: [] for name in urls}
         for _ in range(ROUNDS):
-            for name, url in urls.items():
-                runs[name].append(ask_all(url, folder))
+            for name, (url, primaries, replicas) in urls.items():
+                runs[name].append(ask_all(url, primaries, replicas, folder))
         return [
             *(figure(key, name, runs) for key in QUESTIONS for name in fleets),
+            *costs(runs),
             *shards(fleets["cluster"].url, folder),
             *delayed(single.port, folder),
             *kills("one server, started again", single.url, partial(restart, single), folder),
             *(
                 line
                 for name, fleet in fleets.items()
-                for line in kills(NAMES[name], fleet.url, partial(replace, fleet), folder)
+                for line in (
+                    *kills(NAMES[name], fleet.url, partial(replace, fleet), folder),
+                    *commands(NAMES[name], fleet, folder),
+                )
             ),
         ]
 
 
-def ask_all(url: str, folder: Path) -> dict[str, float]:
-    """Run one round on one topology."""
+def ask_all(
+    url: str, primaries: Sequence[int], replicas: Sequence[int], folder: Path
+) -> dict[str, float]:
+    """Run one round on one topology, with a new queue in the slot of PREFIX."""
+    prefix = f"{PREFIX.rstrip(':')}-{uuid4().hex[:8]}"
+    before = spent(primaries), spent(replicas)
+    drained = ask_child(DRAIN, "robust", url, TASKS, prefix, folder=folder)
+    after = spent(primaries), spent(replicas)
     return {
-        **ask_child(WAITING, "robust", url, folder=folder),
-        **ask_child(DRAIN, "robust", url, TASKS, folder=folder),
-        "together": ask_child(CALLS, "plain", url, CALLS_ALONE, folder=folder)["together"],
+        **drained,
+        **ask_child(WAITING, "robust", url, prefix, folder=folder),
+        "together": ask_child(CALLS, "plain", url, CALLS_ALONE, prefix, folder=folder)["together"],
+        **{
+            part: (now - then) / TASKS for part, then, now in zip(COSTS, before, after, strict=True)
+        },
     }
 
 
+def spent(ports: Sequence[int]) -> float:
+    """Return the processor time that servers have used so far, in microseconds."""
+    texts = (str(ask(Address(host="127.0.0.1", port=port), ["INFO", "cpu"])[0]) for port in ports)
+    used = (re.findall(r"^used_cpu_(?:sys|user):([\d.]+)", text, re.MULTILINE) for text in texts)
+    return 1e6 * sum(float(seconds) for one in used for seconds in one)
+
+
+def costs(runs: Runs) -> Iterator[Figure]:
+    """Compare servers with replicas, addressed as one, with a server that has none."""
+    questions = {"drained": QUESTIONS["drained"]} | {
+        part: (f"processor time a task, {part}", "µs") for part in COSTS
+    }
+    for name, words in NAMES.items():
+        for key, (what, unit) in questions.items():
+            ours, none = [[run[key] for run in runs[of]] for of in (f"{name}, as one", "single")]
+            yield Figure(
+                what=f"what the replicas cost, {what}: {words}",
+                ours=median(ours),
+                spread=(min(ours), max(ours)),
+                unit=unit,
+                beside=median(none) or None,
+                beside_spread=(min(none), max(none)),
+            )
+
+
 def figure(key: str, name: str, runs: Runs) -> Figure:
-    """Compare the answer to a question with that of one server."""
+    """Compare the answer to a question with that of the same servers, addressed as one."""
     words, unit = QUESTIONS[key]
-    ours, one = [[run[key] for run in runs[of]] for of in (name, "single")]
+    ours, one = [[run[key] for run in runs[of]] for of in (name, f"{name}, as one")]
     share = median(ours) / median(one) if unit != "ms" else median(one) / median(ours)
     return Figure(
         what=f"{words}: {NAMES[name]}",
@@ -222,6 +272,59 @@ def kills(
                 aim="" if what == "its kill" else "5 s",
                 held=None if what == "its kill" else max(seen) <= 5,
             )
+
+
+def commands(words: str, fleet: Servers, folder: Path) -> Iterator[Figure]:
+    """Freeze and kill the primary, while commands are run one after the other."""
+    env = clean_env(
+        REDIS_URL=fleet.url,
+        REDIS_KEY_PREFIX=PREFIX.rstrip(":"),
+        SECRET_KEY="for benchmarks only" * 2,
+        ENVIRONMENT="test",
+    )
+    program = Path(sys.executable).with_name("vibetuner")
+
+    def run(command: str) -> tuple[float, bool]:
+        """Return the time of its end, and whether it reached the primary."""
+        done = subprocess.run(
+            [program, *command.split()],
+            cwd=folder,
+            env=env,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return time.monotonic(), not re.search("can't be used|not answered", done.stdout)
+
+    for command in COMMANDS:
+        run(command)
+        late, usual = [], []
+        for number in range(KILLS):
+            wait_until(fleet.is_whole, seconds=60)
+            began = time.monotonic()
+            usual.append(run(command)[0] - began)
+            old = fleet.primary
+            with ThreadPoolExecutor(1) as pool:
+                (fleet.kill if number % 2 else fleet.freeze)(old)
+                promotion = pool.submit(fleet.wait_for_promotion, old)
+                ended, worked = run(command)
+                while not (worked and promotion.done()):
+                    ended, worked = run(command)
+            late.append(ended - promotion.result())
+            fleet.thaw(old)
+            fleet.kill(old)
+            fleet.launch(old)
+        yield Figure(
+            what=f"from a promotion to the end of `vibetuner {command}`: {words}",
+            ours=median(late),
+            spread=(min(late), max(late)),
+            unit="s",
+            aim="5 s",
+            held=max(late) <= 5,
+            beside=median(usual),
+            beside_spread=(min(usual), max(usual)),
+        )
 
 
 def restart(single: Valkey) -> tuple[float, float]:

@@ -19,7 +19,7 @@ variant, url = sys.argv[1], sys.argv[2]
 # streaq's results take a tenth of a second each.
 RESULTS = 50 if variant == "streaq" else 300
 DELAYED, APART_MS, DRAINED = 40, 37, 1000
-configure(url)
+configure(url, prefix="".join(sys.argv[3:]))
 
 
 async def started() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,33 @@ def test_a_worker_reads_the_queues_that_are_named(
         assert unread.returncode == 1
         assert f"{environment['REDIS_KEY_PREFIX']} that reads default. Start one" in unread.stderr
     assert sorted(journal.read_text().split()) == ["bulk", "critical"]
+
+
+@pytest.mark.slow
+def test_the_doctor_names_a_queue_that_no_worker_has_ever_read(
+    root: Path, environment: dict[str, str], tmp_path: Path
+):
+    """The doctor names a new queue in which tasks wait, while the workers have the older code."""
+    journal = tmp_path / "journal"
+    journal.touch()
+    tune = root / "src" / "shop" / "tune.py"
+    new = tune.read_text()
+    tune.write_text(new.replace('"critical", "default", "bulk"', '"critical", "default"'))
+    with vibetuner(
+        *("run", "prod", "worker", "--port", str(free_port())),
+        folder=root,
+        log=tmp_path / "log",
+        environment=environment,
+    ) as command:
+        command.wait_for("worker ready", seconds=60)
+        tune.write_text(new)
+        asyncio.run(enqueue_one_each(environment, journal))
+        wait_until(lambda: len(journal.read_text().split()) == 2)
+        done = run_vibetuner("doctor", "--json", folder=root, **environment)
+    findings = json.loads(done.stdout)["findings"]
+    assert [one["text"] for one in findings if one["area"] == "queues"] == [
+        "no live worker reads the queue bulk, which holds 1 task"
+    ]
 
 
 async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:

@@ -20,7 +20,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import ask
-from vibetuner.redis.client import check, open_redis
+from vibetuner.redis.client import check, make_client, open_redis, ungrouped
 from vibetuner.redis.connection import Connection
 from vibetuner.redis.url import parse_url
 from vibetuner.sse.hub import Hub
@@ -79,6 +79,50 @@ async def test_sentinels_that_are_all_slow_are_waited_for(replicated: Replicated
     for port in replicated.sentinels:
         replicated.thaw(port)
     assert await pinging == b"PONG"
+
+
+async def test_a_frozen_sentinel_delays_nobody(replicated: Replicated):
+    """Once most Sentinels name one primary, the others are not waited for: each took a second."""
+    address = parse_url(replicated.url)
+    settings = Settings(redis_url=replicated.url)
+    replicated.freeze(replicated.sentinels[-1])
+    began = time.monotonic()
+    for _ in range(10):
+        async with Connection(address) as connection:
+            assert await connection.call("PING") == b"PONG"
+        await check(settings)
+        assert await asyncio.to_thread(ask, address, ["PING"]) == ["PONG"]
+    assert time.monotonic() - began < 20  # instead of at least 30
+
+
+async def test_who_connects_to_a_frozen_primary_goes_on_with_the_next_one(replicated: Replicated):
+    """A connection that is being made to a frozen primary is made to the next one instead.
+
+    The kernel still accepts it for a frozen process, so it would wait for a greeting.
+    """
+    address, old = parse_url(replicated.url), replicated.primary
+    settings, promoted = Settings(redis_url=replicated.url), asyncio.Event()
+
+    async def connect() -> bytes:
+        while True:
+            try:
+                async with Connection(address) as connection:
+                    return bytes(await connection.call("PING"))
+            except Disconnected:
+                assert not promoted.is_set()
+
+    async def borrow() -> object:
+        with ungrouped():
+            async with make_client(settings) as client:
+                return await client.get("key")
+
+    await check(settings)
+    replicated.freeze(old)
+    waiting = [asyncio.create_task(connect()), asyncio.create_task(borrow())]
+    at = await asyncio.to_thread(replicated.wait_for_promotion, old)
+    promoted.set()
+    assert await asyncio.gather(*waiting) == [b"PONG", None]
+    assert time.monotonic() - at < FOLLOWS_WITHIN
 
 
 async def test_subscribers_leave_a_frozen_primary(replicated: Replicated):

@@ -187,6 +187,14 @@ def test_most_sentinels_are_believed():
     replies = dict(zip(watchers, [old, new, OSError("no route"), new], strict=True))
     elected = address.elect(replies)
     assert (elected.host, elected.port, elected.db) == ("10.0.0.2", 6380, 3)
+    for votes, is_elected in (
+        ([new, new], True),
+        ([old, new, new], True),
+        ([new], False),
+        ([new, old], False),
+        ([], False),
+    ):
+        assert address.is_elected(dict(zip(watchers, votes, strict=False))) is is_elected
     with pytest.raises(OSError, match=r"no Sentinel names the primary \(the name is unknown; no r"):
         address.elect(dict(zip(watchers, [None, OSError("no route"), None], strict=False)))
 

@@ -215,8 +215,9 @@ async def test_an_earlier_failure_counts_among_many_and_not_regardless_of_it(
         pleased = work.enqueue("pleased").start(after=done.id)
         await worker.enqueue_many([strict, lenient, pleased])
         ends = [await one.result(timeout=30) for one in (strict, lenient, pleased)]
-        marks = await worker.redis.smembers(worker.client.keys.aborted)
-        assert not await worker.redis.exists([worker.client.keys.blamed(strict.id)])
+        keys = worker.client.keys
+        marks = await worker.redis.sunion([keys.aborted, keys.failing])
+        assert not await worker.redis.exists([keys.blamed(strict.id)])
         lifetime = await worker.redis.pttl(worker.client.keys.failed(first.id))
 
     assert [end.success for end in ends] == [False, True, True]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.waiting import eventually
 from vibetuner.app import VibetunerApp
-from vibetuner.cli.checks.redis import judge_queues
+from vibetuner.cli.checks.redis import _sizes, judge_queues
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import CommandError, TaskError
-from vibetuner.redis.keys import JournalKeys
+from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.tasks.dead_letters import list_letters, retry
 from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.why import explain
@@ -313,6 +313,72 @@ async def test_a_removed_queue_is_reported(queue: TaskWorker, settings: Settings
             assert await changed.abort_by_id(delayed.id, timeout=30)
 
     assert [one.cure.partition(": ")[0] for one in judged] == ["declare it again until it is empty"]
+
+
+async def test_a_removed_queue_is_known_for_good(queue: TaskWorker, settings: Settings):
+    """Tasks left in a removed queue are reported, even weeks after the last worker that read it.
+
+    During a rolling upgrade, a process with the older code still enqueues there.
+    """
+    note, _ = record(queue)
+    async with at_work(queue):
+        pass
+    async with queue:
+        left = await note.enqueue("a").start(priority="bulk")
+        await queue.redis.delete([Keys(settings.redis_key_prefix).journal.queues])  # it expires
+        changed = TaskWorker(settings, lambda: VibetunerApp(queues=["critical", "default"]))
+        record(changed)
+        async with at_work(changed):
+            look = Queue(changed, JournalKeys(settings.redis_key_prefix))
+            await eventually(look.workers)
+            found = {one.name: one for one in (await look.counts()).queues}
+            reasons = " ".join(one.text for one in (await explain(look, left.id))[1])
+            sizes = await _sizes(changed.redis, settings, ["critical", "default"])
+
+    assert found["bulk"].is_unread
+    assert "the queue bulk, which no live worker reads" in reasons
+    assert sizes["bulk"] == 1
+
+
+async def test_what_another_task_left_outlasts_a_queue_that_nobody_reads(queue: TaskWorker):
+    """A follower in a queue that nobody reads for weeks still fails with the task before it.
+
+    A fallback there still takes over the result. The request to abort expires after a week.
+    """
+
+    @queue.task(name="work")
+    async def work(text: str) -> str:
+        if text == "bad":
+            raise ValueError(text)
+        return text
+
+    def unread(call: Any) -> Any:
+        return call.start(priority="bulk")
+
+    queue.order = ReadOrder.parse("default")
+    bad, good = work.enqueue("bad"), work.enqueue("good")
+    follower, fallback = unread(work.enqueue("follows").start(after=[bad])), unread(good ^ work)
+    async with queue:
+        await follower
+        await fallback
+        keys, redis = queue.client.keys, queue.redis
+        async with at_work(queue):
+            await eventually(lambda: queue.counters["completed"] == 1)
+            await eventually(lambda: queue.counters["failed"] == 1)
+        assert await redis.smembers(keys.failing) == {follower.id}
+        assert await redis.pttl(keys.failing) == -1
+        for kept in (keys.blamed(follower.id), keys.fallback(fallback.id)):
+            assert await redis.pttl(kept) > 300 * 86_400_000
+        await redis.delete([keys.aborted])
+
+        queue.order = ReadOrder(NAMES)
+        async with at_work(queue):
+            failed = await follower.result(timeout=30)
+            assert (await fallback.result(timeout=30)).result == "good"
+        assert str(failed.exception).endswith(f"It was to follow work {bad.id}")
+        assert not await redis.exists(
+            [keys.failing, keys.blamed(follower.id), keys.fallback(fallback.id)]
+        )
 
 
 @pytest.mark.parametrize("text", ["critical, bulk", "critical:6, bulk:1"])

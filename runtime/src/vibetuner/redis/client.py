@@ -76,7 +76,8 @@ OUTAGES = (RedisError,)
 FULL = re.compile(r"\bOOM\b")
 MEMORY_SECONDS = 2.0
 
-_connecting: ContextVar[bool] = ContextVar("connecting", default=False)
+# The connection that is being opened; True before it is made.
+_connecting: ContextVar[TCPConnection | bool] = ContextVar("connecting", default=False)
 
 
 @asynccontextmanager
@@ -178,6 +179,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
         self.address = address
         self._primary: Primary | None = None
         self._left: set[TCPConnection] = set()
+        self._opening: set[TCPConnection] = set()
         options: dict[str, Any] = {
             "username": address.username,
             "password": address.password,
@@ -218,11 +220,17 @@ class ReliablePool(ConnectionPool[TCPConnection]):
             connection.invalidate("it was no longer the primary's")
 
     def leave(self, primary: TCPLocation) -> set[TCPConnection]:
-        """Close connections to other servers; return those on which an answer is awaited."""
-        others = {one for one in self._online_connections if one.location != primary}
-        awaited = {one for one in others if one._requests}  # noqa: SLF001
+        """Close connections to other servers; return those on which an answer is awaited.
+
+        One that is being opened is closed: a server that is frozen would hold it up.
+        """
+        known = self._online_connections | self._opening
+        others = {one for one in known if one.location != primary}
+        awaited = {one for one in others - self._opening if one._requests}  # noqa: SLF001
         for connection in others - awaited:
-            connection.invalidate(f"the primary is now at {primary}")
+            reason = f"the primary is now at {primary}"
+            connection._last_error = Disconnected(reason)  # noqa: SLF001 - opening it fails so
+            connection.invalidate(reason)
         return awaited
 
     async def get_connection(self, **options: Any) -> TCPConnection:
@@ -239,6 +247,7 @@ class ReliablePool(ConnectionPool[TCPConnection]):
                 raise Disconnected(first_line(error)) from None
             raise
         finally:
+            self._opening.discard(_connecting.get())
             _connecting.reset(token)
 
     def release(self, connection: TCPConnection) -> None:
@@ -257,6 +266,8 @@ class ReliablePool(ConnectionPool[TCPConnection]):
         self.location = TCPLocation(server.host, server.port)
         connection = await super()._construct_connection()
         connection.register_connect_callback(partial(_check_role, server))
+        _connecting.set(connection)
+        self._opening.add(connection)
         return connection
 
 

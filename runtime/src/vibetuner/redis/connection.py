@@ -99,6 +99,8 @@ class Connection:
         self._shared: _Shared | None = None
         self._patience = self._timeout
         self._connecting: asyncio.Task[None] | None = None
+        self._greeted: Address | None = None
+        self._limit: asyncio.Timeout | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -236,13 +238,26 @@ class Connection:
         return self._connecting
 
     async def _connect(self) -> None:
-        line, address = None, self.address
+        address = self.address
         if address.guides and self._primary is None:
             self._primary = primary_of(address, connect_guide, self, self._moved)
+        while self._line is None:
+            self._greeted = address
+            try:
+                if self._primary is not None:
+                    address = await self._primary.find()
+                await self._greet(address)
+            except (OSError, TimeoutError) as error:
+                if self._greeted is None:
+                    continue  # another server has become the primary meanwhile
+                reason = "no answer" if isinstance(error, TimeoutError) else first_line(error)
+                raise Disconnected(f"Redis at {address} can't be reached: {reason}") from None
+
+    async def _greet(self, address: Address) -> None:
+        """Connect to a server; :meth:`_moved` interrupts it."""
+        line, self._greeted = None, address
         try:
-            if self._primary is not None:
-                address = await self._primary.find()
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS) as self._limit:
                 line = await self._open(address)
                 for greeting in address.greeting(resp3=self._on_push is not None):
                     asked = self._loop.create_future()
@@ -250,10 +265,8 @@ class Connection:
                     line.write(packed, [asked], self._timeout)
                     address.check(await asked)
             line.on_loss, self._line = self._lost, line
-        except (OSError, TimeoutError) as error:
-            reason = "no answer" if isinstance(error, TimeoutError) else first_line(error)
-            raise Disconnected(f"Redis at {address} can't be reached: {reason}") from None
         finally:
+            self._limit = None
             if line is not None and self._line is not line:
                 line.close()
 
@@ -285,6 +298,10 @@ class Connection:
             _settle(future, error)
 
     def _moved(self, primary: Address) -> None:
+        limit, is_other = self._limit, self._greeted != primary
+        if limit is not None and is_other and not limit.expired():
+            self._greeted = None
+            limit.reschedule(self._loop.time())
         if self._line is None or self._line.server == primary:
             return
         reason = f"the primary is now {primary}"

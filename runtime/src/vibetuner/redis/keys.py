@@ -69,9 +69,10 @@ class Keys:
         self.results = f"{queue}:index:results"
         # Set: the running tasks.
         self.running = f"{queue}:index:running"
-        # Set: the tasks to be aborted; with a ~ before them, those to be failed, because a task
-        # that they were to follow has failed.
+        # Set: the tasks to be aborted; expires a week after the last one was added.
         self.aborted = f"{queue}:aborted"
+        # Set: the tasks to be failed, because a task that they were to follow has failed.
+        self.failing = f"{queue}:failing"
         # The key that a durable enqueue writes before it waits; expires after a second.
         self.durable = f"{queue}:durable"
         # Hash: the unique tasks that wait or run, by id; see lua/line.lua.

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 0.5
 #: A Sentinel or node that takes longer than this to answer is ignored, if another has answered.
 ASK_SECONDS = 1.0
+#: The same, once more than half of them have named one primary.
+ELECTED_SECONDS = 0.05
 LONGEST_ASK_SECONDS = 4.0
 
 Moved = Callable[[Address], None]
@@ -47,7 +49,7 @@ class Primary:
 
     async def find(self) -> Address:
         """Return the primary; raises OSError when nobody names one."""
-        replies = await self._ask_all(self._guides)
+        replies = await self._ask_all(self._guides, enough=self._address.is_elected)
         kinds = {type(reply) for reply in replies.values()}
         if TimeoutError in kinds and list not in kinds:
             replies = await self._ask_all(self._guides, seconds=LONGEST_ASK_SECONDS)
@@ -118,9 +120,25 @@ class Primary:
         question: tuple[str, ...] = (),
         *,
         seconds: float = ASK_SECONDS,
+        enough: Callable[[dict[Address, Any]], bool] = lambda _: False,
     ) -> dict[Address, Any]:
-        asked = (self._ask(one, question or self._question, seconds) for one in guides.values())
-        return dict(zip(guides, await asyncio.gather(*asked), strict=True))
+        asked = {
+            guide: asyncio.create_task(self._ask(connection, question or self._question, seconds))
+            for guide, connection in guides.items()
+        }
+        pending: set[asyncio.Task[Any]] = set(asked.values())
+        try:
+            while pending:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                replies = {guide: one.result() for guide, one in asked.items() if one.done()}
+                if pending and enough(replies):
+                    _, pending = await asyncio.wait(pending, timeout=ELECTED_SECONDS)
+                    break
+        finally:
+            for one in pending:
+                one.cancel()
+        silent = TimeoutError(f"no answer within {seconds:g} s")
+        return {guide: silent if one in pending else one.result() for guide, one in asked.items()}
 
     async def _ask(self, guide: Connection, question: tuple[str, ...], seconds: float) -> Any:
         try:

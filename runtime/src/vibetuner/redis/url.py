@@ -247,17 +247,15 @@ class Address:
         Raises:
             OSError: none of them names one.
         """
-        votes: Counter[tuple[str, int]] = Counter()
         reasons: dict[str, None] = {}
         for watcher, reply in replies.items():
-            named = self.named(reply, watcher)
-            if named is not None:
-                votes[named] += 1
-            elif isinstance(reply, BaseException):
+            if self.named(reply, watcher) is not None:
+                continue
+            if isinstance(reply, BaseException):
                 reasons[str(reply)] = None
             else:
                 reasons[UNSERVED if self.cluster else "the name is unknown"] = None
-        if votes:
+        if votes := self._votes(replies):
             ((host, port), _), *_ = votes.most_common(1)
             return replace(self, host=host, port=port)
         if self.cluster and any(NO_CLUSTER in reason for reason in reasons):
@@ -266,6 +264,17 @@ class Address:
         if self.cluster:
             raise OSError(f"no node of the Cluster names the primary ({why})")
         raise OSError(f"no Sentinel names the primary ({why})")
+
+    def is_elected(self, replies: Mapping[Address, object]) -> bool:
+        """Return whether more than half of all guides call the same server the primary."""
+        votes = self._votes(replies)
+        return self.guides is not None and 2 * max(votes.values(), default=0) > len(
+            self.guides.hosts
+        )
+
+    def _votes(self, replies: Mapping[Address, object]) -> Counter[tuple[str, int]]:
+        named = (self.named(reply, watcher) for watcher, reply in replies.items())
+        return Counter(place for place in named if place is not None)
 
     def others(self, replies: Mapping[Address, object]) -> list[Address]:
         """Return Cluster nodes that can be asked when the nodes of the URL are gone."""

@@ -31,10 +31,13 @@ async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
 
 
 def _structure(worker: TaskWorker) -> list[str]:
-    places = ("queues:*", "cron:*", "index:*", "aborted", "made", "task:results:*", "task:failed:*")
+    places = ("queues:*", "cron:*", "index:*", "aborted", "failing", "made")
+    ends = ("task:results:*", "task:failed:*")
     ours = ("dead_letters", "dead_letters:*")
     prefix = get_settings().redis_key_prefix
-    return [f"{worker.prefix}:{place}" for place in places] + [f"{prefix}{key}" for key in ours]
+    return [f"{worker.prefix}:{place}" for place in (*places, *ends)] + [
+        f"{prefix}{key}" for key in ours
+    ]
 
 
 async def _waiting(worker: TaskWorker) -> set[str]:

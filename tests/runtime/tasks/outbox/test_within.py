@@ -241,7 +241,7 @@ async def test_a_call_of_the_outbox_fails_if_nobody_knows_the_one_before(
             second = await receipt.enqueue("T2").start(after="unknown").within(session)
         await emptied(database.store)
         keys = worker.client.keys
-        assert await worker.redis.smembers(keys.aborted) == {second.id, f"~{second.id}"}
+        assert await worker.redis.smembers(keys.failing) == {second.id}
         assert await worker.redis.get(keys.blamed(second.id)) == "unknown, which is gone"
         assert await worker.queue_size() == 1
 
@@ -255,7 +255,7 @@ async def test_a_call_of_the_outbox_fails_if_one_of_those_before_is_unknown(
         async with database.session() as session:
             last = await receipt.enqueue("T2").start(after=[part, "unknown"]).within(session)
         await emptied(database.store)
-        assert await worker.redis.smembers(worker.client.keys.aborted) == {last.id, f"~{last.id}"}
+        assert await worker.redis.smembers(worker.client.keys.failing) == {last.id}
         assert await worker.queue_size() == 2
 
 
@@ -295,7 +295,7 @@ async def test_a_row_that_was_handed_on_and_ended_is_waited_for_no_more(
         assert answer == [b"?" + first.id.encode()]
         answer = await queue.call("hand_on", (keys.queue,), [*head, first.id, "", 0, "", *values])
         assert answer == [values[0].encode()]
-        assert await worker.redis.smembers(keys.aborted) == {values[0], f"~{values[0]}"}
+        assert await worker.redis.smembers(keys.failing) == {values[0]}
 
 
 async def test_a_call_of_the_outbox_fails_with_a_task_that_has_failed_before(
@@ -308,8 +308,8 @@ async def test_a_call_of_the_outbox_fails_with_a_task_that_has_failed_before(
         async with database.session() as session:
             second = await receipt.enqueue("T2").start(after=first.id).within(session)
         await emptied(database.store)
-        marks = await worker.redis.smembers(worker.client.keys.aborted)
-        assert marks == {second.id, f"~{second.id}"}
+        marks = await worker.redis.smembers(worker.client.keys.failing)
+        assert marks == {second.id}
         assert await worker.queue_size() == 1
 
 

@@ -169,9 +169,47 @@ async def test_the_tasks_that_wait_for_a_failed_one_are_queued_to_fail(
     messages = await call("XRANGE", stream, "-", "+")
     assert {fields[1].decode() for _, fields in messages} == others
     for other in others:
-        assert await call("SISMEMBER", client.keys.aborted, f"~{other}") == 1
+        assert await call("SISMEMBER", client.keys.failing, other) == 1
         assert await call("GET", client.keys.blamed(other)) == f"mail {first.id}".encode()
     assert counters == {"failed": 1}
+
+
+async def test_workers_with_unequal_idle_timeouts_record_an_end_without_a_result_once(
+    worker: TaskWorker, client: QueueClient
+):
+    """A worker is superseded by one with a shorter timeout, even if no result tells that it ended.
+
+    Its own claim has not expired by its own timeout, so the task looks as if the server lost it.
+    """
+
+    @worker.task(name="mail", ttl=0)
+    async def mail() -> None: ...
+
+    task, keys, call = await mail.enqueue(), client.keys, client.functions.call
+    await call("make_groups", (keys.queue,), [GROUP, FORGET_MS, "normal"])
+
+    async def claim(consumer: str, idle: int) -> list[Any]:
+        options = [GROUP, consumer, idle, 0, 1, 1, "normal", 1]
+        return list(await call("claim", (keys.queue,), options))
+
+    async def finish(consumer: str, idle: int, claimed: list[Any]) -> Any:
+        now, _, message, *_ = claimed
+        ids = ["normal", message, task.id, now]
+        one = ["s", *ids, "result", 0, "mail", "done", "entry", "payload", 0]
+        options = [GROUP, consumer, idle, 0, now, f"step of {consumer}", ""]
+        places = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+        return await call("finish", places, [*options, *one])
+
+    first = await claim("patient", 60_000)
+
+    async def taken_over() -> list[Any]:
+        return (await claim("quick", 1))[1:]
+
+    second = [first[0], *await eventually(taken_over)]
+    assert second[2] == first[2]
+    assert await finish("quick", 1, second) == []
+    assert await finish("patient", 60_000, first) == [[1]]
+    assert await client.functions.connection.call("XLEN", keys.journal.ended) == 1
 
 
 async def test_a_message_that_never_began_is_requeued_without_an_attempt(finisher: Finisher):

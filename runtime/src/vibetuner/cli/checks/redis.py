@@ -19,10 +19,10 @@ from vibetuner.redis.keys import JournalKeys, Keys
 from vibetuner.redis.url import Address, parse_url
 from vibetuner.tasks.client.durable import Keeping
 from vibetuner.tasks.inspect.model import WorkerView
-from vibetuner.tasks.inspect.queue import queue_sizes, read_workers
+from vibetuner.tasks.inspect.queue import queue_names, queue_sizes, read_workers
 from vibetuner.tasks.inspect.unreadable import count_unreadable, misused_keys
 from vibetuner.tasks.inspect.why import find_stuck_lines
-from vibetuner.tasks.queues import USUAL, start_reader
+from vibetuner.tasks.queues import start_reader
 
 OLDEST = 7
 NEARLY_FULL = 0.9
@@ -47,12 +47,13 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             if any(one.area == "records" and one.level == "error" for one in found):
                 return found  # the rest can't be read beside a key of a wrong type
             workers = await read_workers(redis, JournalKeys(settings.redis_key_prefix))
-            sizes = await _sizes(redis, settings)
+            declared = _declared_queues()
+            sizes = await _sizes(redis, settings, declared)
             lines = await check_lines(redis, settings)
     return [
         *found,
         *judge_workers(workers, project, settings),
-        *judge_queues(sizes, workers, settings, declared=_declared_queues()),
+        *judge_queues(sizes, workers, settings, declared=declared),
         *lines,
     ]
 
@@ -219,10 +220,12 @@ def _engine_library() -> str:
     return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")
 
 
-async def _sizes(redis: Redis[str], settings: Settings) -> dict[str, int]:
-    """Return the number of tasks in each queue that workers have registered."""
+async def _sizes(
+    redis: Redis[str], settings: Settings, declared: Collection[str]
+) -> dict[str, int]:
+    """Return the number of tasks in each queue that is declared, or was read by a worker."""
     keys = Keys(settings.redis_key_prefix, settings.queue_name)
-    names = dict.fromkeys([*map(str, await redis.zrange(keys.journal.queues, 0, -1)), *USUAL])
+    names = await queue_names(redis, keys, declared)
     return {name: sum(sizes) for name, sizes in (await queue_sizes(redis, keys, names)).items()}
 
 

@@ -31,10 +31,9 @@ local function store_payload(prefix, task, payload, lifetime, ...)
   return redis.call('set', key, payload, 'px', lifetime, ...)
 end
 
--- Mark a task for the worker that claims it: its id asks to abort it, `~` and its id to fail it
--- because one that it was to follow has failed.
-local function mark(prefix, ...)
-  redis.call('sadd', prefix .. ':aborted', ...)
+-- Mark a task to be aborted by the worker that runs or claims it.
+local function mark(prefix, task)
+  redis.call('sadd', prefix .. ':aborted', task)
   redis.call('expire', prefix .. ':aborted', 604800)
 end
 
@@ -44,8 +43,8 @@ local function mark_abort(keys, argv)
 end
 
 -- Return whether a task is marked; the key may hold anything.
-local function is_marked(prefix, marked)
-  return redis.pcall('sismember', prefix .. ':aborted', marked) == 1
+local function is_marked(prefix, task)
+  return redis.pcall('sismember', prefix .. ':aborted', task) == 1
 end
 
 -- Reply, so that a client knows that it may call functions or scripts.

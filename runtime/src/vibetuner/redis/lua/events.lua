@@ -113,7 +113,8 @@ end
 -- Return, for each state, whether it is stored.
 local function know_progress(keys, argv)
   local known = {}
-  for i, key in ipairs(keys) do known[i] = redis.call('exists', key) end
+  local is_any = each({ 'exists' }, keys) > 0  -- most workers have none to ask for
+  for i, key in ipairs(keys) do known[i] = is_any and redis.call('exists', key) or 0 end
   return known
 end
 

@@ -28,14 +28,14 @@ local function load_messages(prefix, messages, reply)
     wanted[2 * i] = prefix .. ':task:retry:' .. message[3]
   end
   local found = values_of(wanted)
-  local has_marks = #messages > 0 and redis.call('exists', prefix .. ':aborted') == 1
+  local has_marks = #messages > 0 and redis.call('exists', prefix .. ':aborted', prefix .. ':failing') > 0
   local n = #reply
   for i, message in ipairs(messages) do
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
     reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
     reply[n + 7] = 0
-    if has_marks and is_marked(prefix, '~' .. message[3]) then
+    if has_marks and redis.pcall('sismember', prefix .. ':failing', message[3]) == 1 then
       reply[n + 7] = 2
     elseif has_marks and is_marked(prefix, message[3]) then
       reply[n + 7] = 1
@@ -76,6 +76,12 @@ local function claim_idle(prefix, priority, group, consumer, idle, most)
   return left
 end
 
+-- Note that a worker has taken a task over from another, or that a lost task is recovered by the worker
+-- that runs it; return whether it was not noted before. The note is kept for a day.
+local function note_recovered(prefix, task)
+  return redis.call('set', prefix .. ':task:lost:' .. task, '1', 'nx', 'px', 86400000) ~= false
+end
+
 -- Count attempts that are about to begin, then claim messages: first those that other workers have
 -- left idle, then new ones, in the order of the priorities.
 -- ARGV: group, consumer, idle ms, fresh ms, messages to claim, number of shares, priority and
@@ -112,6 +118,7 @@ local function claim(keys, argv)
     for _, entries in ipairs({ left, new }) do
       for _, entry in ipairs(entries) do
         local task, queued = fields_of(entry)
+        if entries == left then note_recovered(prefix, task) end
         messages[#messages + 1] = { argv[i], entry[1], task, queued }
         count = count - 1
       end
@@ -218,12 +225,16 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
+-- The milliseconds to keep what a queued task is given by another: a year, as nobody may read its queue
+-- for long. It is deleted when the task ends, unless a worker of streaq's own ends it.
+local UNREAD = 31536000000
+
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', 604800000) end
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
   post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
@@ -236,11 +247,12 @@ local function release_dependents(prefix, stream, task, result, otherwise, now)
   redis.call('del', prefix .. ':task:dependents:' .. task, prefix .. ':task:dependencies:' .. task)
 end
 
--- Let a task fail because of another, which `blamed` names: the worker that claims it records its end.
--- One of streaq's own does not know the mark, and aborts it.
+-- Let a task fail because of another, which `blamed` names: the worker that claims it records its end,
+-- however long it waits until then. One of streaq's own does not know this mark, and aborts it.
 local function blame(prefix, task, blamed)
-  mark(prefix, '~' .. task, task)
-  redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', 604800000)
+  redis.call('sadd', prefix .. ':failing', task)
+  mark(prefix, task)
+  redis.call('set', prefix .. ':task:blamed:' .. task, blamed, 'px', UNREAD)
 end
 
 -- Remove a task's dependencies; return whether it had any. With `heir`, its fallback, that one waits
@@ -344,12 +356,9 @@ local function flush_batch(prefix, group, batch, consumer)
     each({ 'xdel', stream }, ids)
   end
   each({ 'srem', prefix .. ':index:running' }, batch.stopped)
-  if #batch.ended > 0 and redis.call('exists', prefix .. ':aborted') == 1 then
-    for i = 1, #batch.ended do
-      append(batch.deleted, prefix .. ':task:blamed:' .. batch.ended[i])
-      append(batch.ended, '~' .. batch.ended[i])
-    end
-    each({ 'srem', prefix .. ':aborted' }, batch.ended)
+  if #batch.ended > 0 and redis.call('exists', prefix .. ':aborted', prefix .. ':failing') > 0 then
+    for _, task in ipairs(batch.ended) do append(batch.deleted, prefix .. ':task:blamed:' .. task) end
+    for _, marks in ipairs({ ':aborted', ':failing' }) do each({ 'srem', prefix .. marks }, batch.ended) end
   end
   each({ 'del' }, batch.deleted)
   each({ 'zadd', prefix .. ':index:results' }, batch.results)
@@ -361,10 +370,11 @@ local EXTRAS = {
   b = 'taken_over',
 }
 
--- Return, once, whether the server has lost a claimed task; see is_gone.
+-- Return, once, whether the server has lost a claimed task; see is_gone. Not if another worker has
+-- ever taken the task over, one with a shorter idle timeout: that one records the end.
 local function is_lost(prefix, one, idle, now)
   return is_gone(prefix, one, idle, now)
-    and redis.call('set', prefix .. ':task:lost:' .. one.task, '1', 'nx', 'px', 86400000) ~= false
+    and note_recovered(prefix, one.task)
 end
 
 -- Record how attempts ended, many in one step.

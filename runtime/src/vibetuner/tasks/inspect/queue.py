@@ -48,8 +48,7 @@ class Queue:
 
     async def queues(self) -> list[str]:
         """Return the names of the queues, highest first; never loads the project."""
-        noted = await self.redis.zrange(self.keys.queues, 0, -1)
-        return list(dict.fromkeys([*self.worker.known_queues, *map(str, noted), *USUAL]))
+        return await queue_names(self.redis, self.engine_keys, self.worker.known_queues)
 
     @property
     def engine_keys(self) -> Keys:
@@ -157,6 +156,18 @@ class Queue:
         except StreaqError:
             return {}
         return data if isinstance(data, dict) and all(isinstance(one, str) for one in data) else {}
+
+
+async def queue_names(redis: Client, keys: Keys, declared: Iterable[str] = ()) -> list[str]:
+    """Return the names of the queues, highest first; those that are no longer declared are last.
+
+    Workers note the queues that they read. The names that they made streams for are kept for good,
+    as tasks may be left in a queue that nobody has read for weeks.
+    """
+    async with redis.pipeline(transaction=False) as pipe:
+        noted, made = pipe.zrange(keys.journal.queues, 0, -1), pipe.hgetall(keys.made)
+    names = [*declared, *map(str, await noted), *USUAL, *sorted(map(str, await made))]
+    return list(dict.fromkeys(names))
 
 
 async def queue_sizes(
