@@ -37,6 +37,10 @@ demo *args: (render demo_dir)
 test *args:
     {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel } else { "" } }} "$@"
 
+[doc("Check, run and update projects with each combination of answers and databases, in minutes")]
+matrix *args:
+    {{ run }} --group e2e --group docs pytest tests/template/matrix.py -n 2 "$@"
+
 [doc("Run the tests that need no process and no server, in seconds")]
 quick *args:
     {{ run }} pytest {{ parallel }} {{ without_processes }} -m "not process and not template and not browser and not slow" "$@"

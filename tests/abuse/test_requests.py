@@ -120,6 +120,28 @@ def test_a_route_may_allow_a_larger_body(web: ListeningPart, within_limits: With
 
 
 @PARSERS
+@pytest.mark.parametrize("length", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
+def test_the_response_to_an_unread_body_ends_its_connection(
+    web: ListeningPart, within_limits: WithinLimits, length: str
+):
+    """A connection ends with a response before a large body; it is not left open, and unheard.
+
+    A proxy would send the next visitor's request on it.
+    """
+    body = PART + b"x" * (3_000_000 - len(PART))
+    if "chunked" in length:
+        body = b"".join(b"10000\r\n%b\r\n" % body[:65536] for _ in range(45))
+    head = f"POST /signup HTTP/1.1\r\nHost: shop\r\n{length}\r\n"
+    late = web.command.output.count("whose request did not come")
+    with within_limits(web), web.connect() as connection:
+        connection.sendall(f"{head}Content-Type: {FORM['Content-Type']}\r\n\r\n".encode() + body)
+        answer = read_all(connection)
+
+    assert answer.startswith(b"HTTP/1.1 413"), answer
+    assert web.command.output.count("whose request did not come") == late
+
+
+@PARSERS
 def test_malformed_requests_fill_no_log(web: ListeningPart, within_limits: WithinLimits):
     """A thousand malformed requests get 400 each, and their log lines are limited."""
     with within_limits(web):

@@ -79,12 +79,13 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     """An update refuses a dirty tree and an unknown version.
 
     Then it shows the news, updates files and runtime, and runs the check; afterwards, nothing is
-    newer.
+    newer. Packages of extras stay installed.
     """
     (project.folder / "draft.txt").touch()
     refused = template_update(project)
     (project.folder / "draft.txt").unlink()
     unknown = template_update(project, "v9.9.9")
+    extra = add_extra(project)
     done = template_update(project)
 
     assert refused.returncode == 1
@@ -97,6 +98,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     assert "A beginning." not in done.stdout
     assert "checked" in done.stdout
     assert "git reset --hard && git clean --force -d && uv sync" in done.stderr
+    assert extra.is_dir()
     rev = repository.git("rev-parse", "v0.9.1")
     assert answers(project.folder)["_commit"] == "v0.9.1"
     assert f"@{rev}#" in source(project.folder)
@@ -167,6 +169,18 @@ def test_ctrl_c_in_the_middle_tells_the_way_back(project: Repository):
 
     assert process.returncode == 130
     assert_way_back_leads_to(head, project, stderr)
+
+
+def add_extra(project: Repository) -> Path:
+    """Install a package that is in no group, as `uv sync --extra postgres` does."""
+    [packages] = project.folder.glob(".venv/lib/python*/site-packages")
+    folder = packages / "an_extra-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: an-extra\nVersion: 1.0\n")
+    (folder / "RECORD").write_text(
+        "".join(f"{folder.name}/{n},,\n" for n in ("METADATA", "RECORD"))
+    )
+    return folder
 
 
 @contextmanager

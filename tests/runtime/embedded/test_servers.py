@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from vibetuner.embedded.folder import (
     ServiceRecord,
     check_installed,
     is_held,
+    read_record,
     try_lock,
     valkey_binary,
     write_record,
@@ -122,6 +124,19 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_adds_it(
         check_installed([service])
 
 
+@pytest.mark.parametrize("port", [0, 70_000, "7001"])
+def test_a_record_with_a_wrong_port_counts_as_missing(tmp_path: Path, port: Any):
+    """A record whose port is none counts as missing, so the next start takes a free port."""
+    folder = make_folder(tmp_path)
+    kept = {"redis": ServiceRecord(port=7001), "mongodb": ServiceRecord()}
+    write_record(folder, Record(None, kept))
+    assert read_record(folder) == Record(None, kept)
+
+    write_record(folder, Record(None, {**kept, "redis": ServiceRecord(port=port)}))
+
+    assert read_record(folder) == Record()
+
+
 def test_a_look_at_the_services_starts_none(tmp_path: Path):
     """A look at the services returns the URLs of running ones, and starts none."""
     settings = Settings(redis_url="embedded", mongodb_url="embedded")
@@ -133,5 +148,13 @@ def test_a_look_at_the_services_starts_none(tmp_path: Path):
         seen = running_services(settings)
 
     assert (seen.redis_url, seen.mongodb_url) == ("redis://127.0.0.1:7001", "embedded")
+    record = Folder.of(tmp_path).record
+    record.unlink()
+    record.mkdir()
+    with (
+        using_data_dir(tmp_path / ".vibetuner"),
+        pytest.raises(ServiceUnavailable, match="Is a directory. Something else is in its place"),
+    ):
+        running_services(settings)
     outside = Settings(redis_url="redis://cache:6379")
     assert running_services(outside) is outside

@@ -37,8 +37,10 @@ JUDGED_BYTES = 4096
 HEAD_BYTES = 65_536
 # The requests that one connection may send without waiting for responses; uvicorn queues them all.
 MOST_QUEUED = 100
-# The bytes of a body that are parsed after its response; more are discarded until its head is late.
+# The bytes of a body that are parsed after its response; if there are more, the connection ends.
 UNREAD_BYTES = 1_000_000
+# Proxies keep a connection for up to two minutes; if they use one that we just close, they fail.
+PROXY_IDLE_SECONDS = 150
 
 # The time that an event stream gets to send its end; a browser that doesn't read would take longer.
 STREAM_SECONDS = 0.3
@@ -76,7 +78,7 @@ class Clients:
     def __init__(self, budget: Budget, trusted: str) -> None:
         self._budget = budget
         self._open: Counter[str] = Counter()
-        self._trusted = ProxyHeadersMiddleware(cast("Any", None), trusted).trusted_hosts
+        self.trusted = ProxyHeadersMiddleware(cast("Any", None), trusted).trusted_hosts
 
     def admit(self, address: str | None, in_all: int) -> str:
         """Count a connection; return the status with which to refuse it, or an empty text."""
@@ -89,7 +91,7 @@ class Clients:
         if address is None:
             return ""
         client = client_of(address)
-        if address not in self._trusted and self._open[client] >= self._budget.per_client:
+        if address not in self.trusted and self._open[client] >= self._budget.per_client:
             logger.warning(
                 "refused a connection of %s, which has %d open. If it is your proxy, add it to "
                 "FORWARDED_ALLOW_IPS; else see CONNECTIONS_PER_CLIENT",
@@ -129,6 +131,11 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         forwarded_allow_ips=settings.forwarded_allow_ips,
         **options,
     )
+
+
+def _declared_length(scope: dict[str, Any]) -> int:
+    """Return the Content-Length of a request; 0 without one."""
+    return int(dict(scope["headers"]).get(b"content-length", 0))
 
 
 def _answer(status: str, headers: str = "", text: str = "") -> bytes:
@@ -205,6 +212,7 @@ class _Limited(asyncio.Protocol):
     cycle: Any
     flow: Any
     loop: asyncio.AbstractEventLoop
+    timeout_keep_alive: int
     # Requests that wait for the response to the one before; only httptools' has any.
     pipeline: Sequence[Any] = ()
     transport: asyncio.Transport
@@ -230,6 +238,8 @@ class _Limited(asyncio.Protocol):
             return
         self._counted = True
         self._head_since = self.loop.time()
+        if self._address in self.clients.trusted:
+            self.timeout_keep_alive = PROXY_IDLE_SECONDS
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -248,7 +258,8 @@ class _Limited(asyncio.Protocol):
                 self._head_since = self.loop.time()
             self._head_bytes += len(data)
             if cycle is not None and cycle.more_body:
-                self._deaf = self._head_bytes > UNREAD_BYTES
+                if self._head_bytes > UNREAD_BYTES:
+                    self._part()
             elif self._head_bytes > HEAD_BYTES:
                 self._refuse("431 Request Header Fields Too Large")
         elif cycle is not self._last_cycle:
@@ -259,6 +270,21 @@ class _Limited(asyncio.Protocol):
             content = len(cycle.body) - stored
             if cycle.more_body and len(data) >= JUDGED_BYTES and content < len(data) / 2:
                 self._refuse("400 Bad Request", "The chunks of the body are too small.")
+
+    def on_response_complete(self) -> None:
+        cycle = self.cycle
+        super().on_response_complete()  # type: ignore[misc]  # uvicorn's
+        if cycle.more_body and _declared_length(cycle.scope) > UNREAD_BYTES:
+            self._part()
+
+    def _part(self) -> None:
+        """End our side of the connection, and discard what arrives until the client ends its own.
+
+        To close it at once would reset it, perhaps before the client has read the response.
+        """
+        self._deaf = True
+        if not self.transport.is_closing():
+            self.transport.write_eof()
 
     def rest(self) -> None:
         """Read on in the next turn of the event loop; uvloop would read all that has arrived."""

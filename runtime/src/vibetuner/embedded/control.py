@@ -146,11 +146,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
 
 
 def running_services(settings: Settings) -> Settings:
-    """Return the settings with the URLs of embedded servers that run; start none."""
+    """Return the settings with the URLs of embedded servers that run; start none.
+
+    Raises:
+        ServiceUnavailable: their record can't be read.
+    """
     services = embedded_services(settings)
     if not services:
         return settings
-    record = read_record(Folder.of(services_root()))
+    folder = Folder.of(services_root())
+    with file_errors(folder):
+        record = read_record(folder)
     urls = {SETTINGS[name]: record.url(name) for name in services}
     return settings.model_copy(update={field: url for field, url in urls.items() if url})
 

