@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from chaos.journal import note
+from chaos.journal import JOURNAL, note
 from chaos.processes import Child, free_port
 
 __all__ = ["Crewman"]
@@ -19,7 +20,10 @@ PAUSE, PAUSE_AFTER_QUICK_END = 0.05, 1.0
 
 
 class Crewman(Child):
-    """Runs ``vibetuner run prod worker``, and starts it again whenever it ends, as systemd does."""
+    """Runs ``vibetuner run prod worker``, and starts it again whenever it ends, as systemd does.
+
+    Its monitor listens on ``port``.
+    """
 
     says = b"worker ready"
 
@@ -28,7 +32,8 @@ class Crewman(Child):
     ) -> None:
         super().__init__(name, folder, environment)
         self._log = folder / f"{name}.log"
-        self._arguments = ["run", "prod", "worker", "--port", str(free_port())]
+        self.port = free_port()
+        self._arguments = ["run", "prod", "worker", "--port", str(self.port)]
         if processes > 1:
             self._arguments += ["--workers", str(processes)]
 
@@ -38,8 +43,10 @@ class Crewman(Child):
             began = time.monotonic()
             self.start([sys.executable, "-m", "vibetuner", *self._arguments])
             code = await self.ended()
-            # The sender of a SIGKILL notes it.
-            if self.pid not in self.told_to_end and code != -signal.SIGKILL:
+            # The sender of a SIGKILL notes it. A run without a journal compares process ids.
+            if JOURNAL in os.environ and not (
+                self.pid in self.told_to_end or code == -signal.SIGKILL
+            ):
                 note("exit", name=self.name, worker=self.pid, code=code)
             quick = time.monotonic() - began < QUICK_END
             await asyncio.sleep(PAUSE_AFTER_QUICK_END if quick else PAUSE)

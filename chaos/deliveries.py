@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from chaos.crew import Crewman
 from chaos.journal import JOURNAL, read_notes
-from chaos.processes import beside, free_port, run_until_signal, send
+from chaos.processes import beside, run_until_signal, send
 from chaos.servers import Valkey
 from vibetuner.config import Settings, using_settings
 from vibetuner.resources.sql import open_sql
@@ -94,7 +94,6 @@ class Web(Crewman):
 
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str]) -> None:
         super().__init__(name, folder, environment)
-        self.port = free_port()
         self._arguments = ["run", "prod", "frontend", "--port", str(self.port)]
 
     async def served_again(self) -> None:

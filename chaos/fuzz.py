@@ -1,4 +1,4 @@
-"""Send random requests to a web process, and write random values into every key of Redis.
+"""Send random requests to web app and monitor, and write random values into every key of Redis.
 
 ``python -m chaos.fuzz --minutes 30 --seed 1`` exits with 0 if it finds no fault.
 """
@@ -116,7 +116,7 @@ async def fuzz(wanted: Wanted, folder: Path) -> Found:
         end, seen = time.monotonic() + wanted.seconds, {"web": 0, "worker": 0}
         while time.monotonic() < end:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_round(web.port, redis, chance, found))
+                group.create_task(_round(web.port, worker.port, redis, chance, found))
                 command = chance.choice(COMMANDS)
                 group.create_task(_run_command(folder, environment, command, found))
             if (web.pid, worker.pid) != pids:
@@ -132,18 +132,20 @@ async def fuzz(wanted: Wanted, folder: Path) -> Found:
     return found
 
 
-async def _round(port: int, redis: Redis[bytes], chance: Random, found: Found) -> None:
-    """Enqueue tasks, then spoil keys and send requests at the same time."""
+async def _round(
+    port: int, monitor: int, redis: Redis[bytes], chance: Random, found: Found
+) -> None:
+    """Enqueue tasks, then spoil keys and send requests at the same time, some to the monitor."""
     head = f"GET /_unlock-debug?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     unlocked = await answer(port, head.encode(), ANSWER_SECONDS)
     cookie = unlocked.partition(b"et-cookie: ")[2].partition(b";")[0].decode()
     ids = [await _order(port, name, found) for name in ("echo", "fail", "alone", "fail")]
     limit = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(sent: bytes, *, is_whole: bool) -> None:
+    async def ask(to: int, sent: bytes, *, is_whole: bool) -> None:
         async with limit:
             try:
-                got = await answer(port, sent, ANSWER_SECONDS if is_whole else 1)
+                got = await answer(to, sent, ANSWER_SECONDS if is_whole else 1)
             except TimeoutError:
                 got = b"no answer"
                 if is_whole:
@@ -163,8 +165,9 @@ async def _round(port: int, redis: Redis[bytes], chance: Random, found: Found) -
     async with asyncio.TaskGroup() as group:
         group.create_task(spoil_some())
         for _ in range(REQUESTS):
-            sent, is_whole = request(chance, port, cookie, ids)
-            group.create_task(ask(sent, is_whole=is_whole))
+            to = chance.choice((port, port, monitor))
+            sent, is_whole = request(chance, to, cookie, ids)
+            group.create_task(ask(to, sent, is_whole=is_whole))
 
 
 async def _order(port: int, name: str, found: Found) -> str:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from coredis import Redis
 
@@ -71,6 +72,18 @@ def mutated(chance: Random, value: bytes) -> bytes:
     ))  # fmt: skip
 
 
+def form(chance: Random, ids: list[str]) -> bytes:
+    """Return a form of the dashboard with one of its fields replaced, or with all as they are."""
+    fields: dict[str, bytes] = {
+        "verb": chance.choice((b"retry", b"discard")),
+        "fingerprint": chance.choice((*(one.encode() for one in ids), b"")),
+        "name": chance.choice((b"tick", b"echo")), "token": b"x",
+    }  # fmt: skip
+    if chance.randrange(2):
+        fields[chance.choice(FIELDS)] = junk(chance)[:3000]
+    return "&".join(f"{name}={quote_from_bytes(value)}" for name, value in fields.items()).encode()
+
+
 def request(chance: Random, port: int, cookie: str, ids: list[str]) -> tuple[bytes, bool]:
     """Return a request, and whether it is complete, so that it must be answered."""
     path = chance.choice(PATHS).replace("/x", "/" + chance.choice([*ids, "x", "%00", "a" * 300]))
@@ -82,8 +95,9 @@ def request(chance: Random, port: int, cookie: str, ids: list[str]) -> tuple[byt
     body = chance.choice((
         b"", junk(chance), json.dumps({"name": "fail", "values": [1, None, "ä", 1e300]}).encode(),
         b"&".join(chance.choice(FIELDS).encode() + b"=" + junk(chance)[:99] for _ in range(3)),
-        b"verb=discard", b"name=tick", b'--b\r\nContent-Disposition: form-data; name="file"; '
-        b'filename="' + junk(chance)[:50] + b'"\r\n\r\n' + junk(chance) + b"\r\n--b--\r\n",
+        form(chance, ids), form(chance, ids),
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="'
+        + junk(chance)[:50] + b'"\r\n\r\n' + junk(chance) + b"\r\n--b--\r\n",
     ))  # fmt: skip
     lines = [
         f"Host: 127.0.0.1:{port}".encode(), f"Origin: https://127.0.0.1:{port}".encode(),

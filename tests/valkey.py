@@ -71,6 +71,12 @@ class Valkey:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return the process that was started last."""
+        assert self._process is not None
+        return self._process
+
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
@@ -90,13 +96,11 @@ class Valkey:
 
     def freeze(self) -> None:
         """Stop the server's process; its connections stay open."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Resume the server's process."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

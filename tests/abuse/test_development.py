@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.processes import free_port, vibetuner, wait_for_http
+from tests.abuse.conftest import WithinLimits, started
+from tests.processes import children_of, free_port, vibetuner, wait_for_http
 from tests.projects import write_project
 
 pytestmark = pytest.mark.slow
 
 
-def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(tmp_path: Path):
-    """`run dev` refuses foreign host names, and only its user can read what it stores."""
-    folder, port = write_project(tmp_path / "shop"), free_port()
-    with vibetuner(
-        *("run", "dev", "frontend", "--port", str(port)),
-        folder=folder,
-        log=tmp_path / "log",
-        environment={"REDIS_URL": "embedded", "ALLOWED_HOSTS": "tunnel.example"},
-    ):
-        wait_for_http(f"http://127.0.0.1:{port}/health", seconds=60)
-        answers = {
-            host: httpx2.get(
-                f"http://127.0.0.1:{port}/debug/tasks", headers={"Host": host}, timeout=30
-            ).status_code
-            for host in ("localhost", f"shop.localhost:{port}", "evil.example", "tunnel.example")
-        }
+def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(
+    tmp_path: Path, within_limits: WithinLimits
+):
+    """`run dev` refuses foreign host names, and only its user can read what it stores.
+
+    That holds while a page of another site asks again and again under its own name.
+    """
+    folder = write_project(tmp_path / "shop")
+    environment = {"REDIS_URL": "embedded", "ALLOWED_HOSTS": "tunnel.example"}
+    with started(tmp_path, "web", mode="dev", **environment) as web:
+        wait_for_http(f"{web.url}/health", seconds=60)
+        [web.pid] = (
+            child
+            for child in children_of(web.pid)
+            if b"vibetuner.cli.child" in Path(f"/proc/{child}/cmdline").read_bytes()
+        )
+        hosts = ("localhost", f"shop.localhost:{web.port}", "evil.example", "tunnel.example")
+
+        def look(host: str) -> int:
+            headers = {"Host": host}
+            return httpx2.get(f"{web.url}/debug/tasks", headers=headers, timeout=30).status_code
+
+        with within_limits(web, log=100_000), ThreadPoolExecutor(8) as pool:  # a line a request
+            rebound = [pool.submit(look, "evil.example") for _ in range(200)]
+            answers = {host: look(host) for host in hosts}
+            assert {one.result() for one in rebound} == {400}
         modes = {
             path.relative_to(folder): path.stat().st_mode & 0o777
             for path in (folder / ".vibetuner", *(folder / ".vibetuner" / "services").rglob("*"))
@@ -36,7 +48,7 @@ def test_development_answers_its_own_machine_and_keeps_its_files_to_itself(tmp_p
 
     assert answers == {
         "localhost": 200,
-        f"shop.localhost:{port}": 200,
+        f"shop.localhost:{web.port}": 200,
         "evil.example": 400,
         "tunnel.example": 404,
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -16,6 +20,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 PARSERS = pytest.mark.parametrize("web", ["httptools", "h11"], indirect=True)
 HEAD = b"GET /name HTTP/1.1\r\nHost: shop.example\r\nX-Slow: "
 BOUNDARY = "frontier"
@@ -240,6 +245,71 @@ def test_clients_that_do_not_read_use_no_memory(shop: Shop, within_limits: Withi
 
     assert large.status_code == 500
     wait_until(lambda: "SSE_EVENT_BYTES" in web.command.output, what=lambda: "the log line")
+
+
+def test_a_full_disk_is_a_503_until_there_is_room(shop: Shop, within_limits: WithinLimits):
+    """While nothing can be written, readiness and large uploads are a 503; later, all is as before.
+
+    A body that fits into memory is taken all the same.
+    """
+    web = shop.web
+
+    def ask() -> list[int]:
+        ready = httpx2.get(f"{web.url}/health/ready", timeout=30)
+        uploads = [
+            httpx2.post(f"{web.url}{path}", files={"file": ("a", b"x" * size)}, timeout=30)
+            for path, size in (("/signup", 500_000), ("/large", 3_000_000))
+        ]
+        assert all(one.headers["Retry-After"] for one in uploads if one.status_code == 503)
+        return [answer.status_code for answer in (ready, *uploads)]
+
+    with within_limits(*shop.parts):
+        before = ask()
+        allowed = resource.prlimit(web.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        during = ask()
+        resource.prlimit(web.pid, resource.RLIMIT_FSIZE, allowed)
+        after = ask()
+
+    assert before == after == [200, 200, 200]
+    assert during == [503, 200, 503]
+    assert "Traceback" not in web.command.output
+
+
+def test_only_what_was_checked_at_the_build_is_served(
+    web: ListeningPart, within_limits: WithinLimits, project: Path
+):
+    """htmx's files have the hashes that the build requires, and no path leads out of their folder.
+
+    The process writes nothing into its project, which is read-only in a container.
+    """
+    build = (ROOT / "runtime" / "hatch_build.py").read_text("utf-8")
+    hashes = re.findall(r'"vibetuner_htmx/([\w.-]+)",\s+"([0-9a-f]{64})"', build)
+    before = {path: path.stat().st_mtime_ns for path in written(project)}
+
+    with within_limits(web):
+        for name, expected in hashes:
+            served = httpx2.get(f"{web.url}/_vibetuner/{name}", timeout=30)
+            assert hashlib.sha256(served.content).hexdigest() == expected
+        for step in ("..", "%2e%2e", "..%2f..", "....//", "..%5c..", "%00", "%252e%252e"):
+            for base in ("/_vibetuner", "/static", "", "/debug"):
+                with web.connect() as connection:
+                    path = f"{base}/{f'{step}/' * 4}etc/passwd"
+                    connection.send(f"GET {path} HTTP/1.0\r\nHost: shop\r\n\r\n".encode())
+                    answer = read_all(connection)
+                    assert answer.split()[1][:1] == b"4", path
+                    assert b"root:" not in answer
+
+    assert len(hashes) == 2
+    assert {path: path.stat().st_mtime_ns for path in written(project)} == before
+
+
+def written(project: Path) -> set[Path]:
+    """Return the files of a project, without bytecode, and without its own data."""
+    return {
+        path
+        for path in project.rglob("*")
+        if path.is_file() and not {"__pycache__", ".vibetuner"} & {*path.parts}
+    }
 
 
 def test_wrong_tokens_lock_nobody_out(web: ListeningPart, within_limits: WithinLimits):

@@ -38,6 +38,7 @@ def project(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("vendor.compose-spec", "compose.dev.yml"),
         ("vendor.compose-spec", "compose.prod.yml"),
+        ("vendor.compose-spec", "compose.images.yml"),
         ("vendor.compose-spec", ".devcontainer/compose.yml"),
         ("vendor.github-workflows", ".github/workflows/ci.yml"),
         ("vendor.github-workflows", f"{ROOT}/.github/workflows/release.yml"),
@@ -69,12 +70,45 @@ def test_the_dockerfile_has_no_lint(project: Path):
 DOCKER = """#!/bin/sh
 [ "$1 $2 $3 $4" = "buildx imagetools inspect --format" ] || exit 9
 case "$6" in ${MISSING:-nothing}*) echo "ERROR: $6: not found" >&2; exit 1 ;; esac
-printf 'sha256:%s\\n' "$(printf '%s %s' "${DAY:-1}" "$6" | sha256sum | cut -c 1-64)"
+printf 'sha256:%s\\n' "$(printf '1 %s' "$6" | sha256sum | cut -c 1-64)"
 """
 
 
+def images(folder: Path) -> dict[str, str]:
+    """Return the images in compose.images.yml, by the name of their service or argument."""
+    services = load(folder, "compose.images.yml")["services"]
+    arguments: dict[str, str] = services.pop("app")["build"]["args"]
+    return {name: service["image"] for name, service in services.items()} | arguments
+
+
+def test_each_image_of_others_has_a_digest(project: Path):
+    """Compose and the Dockerfile take each image that isn't built here from compose.images.yml."""
+    named = images(project)
+    services = load(project, "compose.prod.yml")["services"]
+    taken = {name: service["extends"] for name, service in services.items()}
+    text = (project / "Dockerfile").read_text("utf-8")
+    stages = {name for _, name in re.findall(r"(?m)^FROM (\S+) AS (\w+)$", text)}
+
+    assert {of["file"] for of in taken.values()} == {"compose.images.yml"}
+    assert {name for name, of in taken.items() if of["service"] == "app"} == {
+        "schema", "web", "worker",
+    }  # fmt: skip
+    assert [
+        name
+        for name, of in taken.items()
+        if of["service"] == name and "image" not in services[name]
+    ] == ["valkey", "mongo", "postgres"]
+    assert {*re.findall(r"(?m)^FROM \$\{(\w+)\}", text)} == {"PYTHON_IMAGE", "UV_IMAGE"}
+    assert {*re.findall(r"--from=(\S+)", text)} <= stages
+    assert {name for name in named if name.isupper()} == {"PYTHON_IMAGE", "UV_IMAGE"}
+    for image in named.values():
+        assert re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image)
+    tags = dict(re.findall(r"(?m)^ARG (\w+)=(\S+)$", text))
+    assert tags == {name: named[name].partition("@")[0] for name in tags}
+
+
 def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Path):
-    """`just pin-images` pins each image by its present digest, and later by a newer one.
+    """`just pin-images` replaces each digest by the registry's present one.
 
     If the digest of an image is missing, nothing changes.
     """
@@ -84,8 +118,7 @@ def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Pa
     docker.write_text(DOCKER)
     docker.chmod(0o755)
     environment = clean_environment(PATH=f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
-    files = [folder / name for name in ("compose.prod.yml", "Dockerfile")]
-    before = [file.read_text("utf-8") for file in files]
+    before = images(folder)
 
     refused = subprocess.run(
         ["just", "pin-images"], cwd=folder, env={**environment, "MISSING": "mongo"},
@@ -93,20 +126,13 @@ def test_images_are_pinned_by_what_the_registry_says(project: Path, tmp_path: Pa
     )  # fmt: skip
     assert refused.returncode != 0
     assert "error: no digest of mongo:8, nothing was changed: ERROR: mongo:8" in refused.stderr
-    assert [file.read_text("utf-8") for file in files] == before
+    assert images(folder) == before
 
-    for day in ("1", "2"):
-        run("just", "pin-images", cwd=folder, environment={**environment, "DAY": day})
-        text = "".join(file.read_text("utf-8") for file in files)
-        named = re.findall(
-            r"(?m)^ *(?:image: |FROM |COPY --from=)([^\s@]+:[^\s@]+)(?:@(\S+))?", text
-        )
-        for name, digest in named:
-            image = name.replace("${PYTHON}", "3.13")
-            expected = hashlib.sha256(f"{day} {image}".encode()).hexdigest()
-            assert digest == ("" if name.endswith(":latest") else f"sha256:{expected}"), name
-        assert len(named) == 7
-    assert [re.sub(r"@sha256:\w+", "", file.read_text("utf-8")) for file in files] == before
+    run("just", "pin-images", cwd=folder, environment=environment)
+    for name, image in images(folder).items():
+        tag, _, digest = image.partition("@")
+        assert tag == before[name].partition("@")[0]
+        assert digest == f"sha256:{hashlib.sha256(f'1 {tag}'.encode()).hexdigest()}"
 
 
 def test_ci_runs_what_people_run(project: Path):
@@ -444,7 +470,7 @@ def test_every_step_of_the_image_works_and_compose_starts_what_it_says(
 
 def build(source: Path, app: Path, environment: dict[str, str]) -> None:
     """Run the COPY and RUN instructions of the builder stage, in their order."""
-    stage = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[1]
+    stage = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[2]
     app.mkdir()
     ran = 0
     for line in stage.splitlines():
@@ -465,7 +491,7 @@ def build(source: Path, app: Path, environment: dict[str, str]) -> None:
 
 def instructions(source: Path) -> dict[str, Any]:
     """Return the final stage's instructions that are written as a list."""
-    text = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[2].replace("\\\n", "")
+    text = (source / "Dockerfile").read_text("utf-8").split("\nFROM ")[3].replace("\\\n", "")
     lists = re.findall(r"(?m)^(ENTRYPOINT|CMD|HEALTHCHECK)[^\[\n]*(\[.*\])$", text)
     return {name: json.loads(value) for name, value in lists}
 

@@ -57,7 +57,11 @@ def installed(repository: Repository, mold: Mold) -> Repository:
         file.write(CHECK)
     mold.lend(project.folder)
     sync(project)
+    images = project.folder / "compose.images.yml"
+    images.write_text(images.read_text("utf-8").replace("mongo:8@", "mongo:8-noble@"), "utf-8")
     project.commit("Make it mine", tag="mine")
+    images = repository.folder / "template" / "compose.images.yml"
+    images.write_text(images.read_text("utf-8").replace("mongo:8@", "mongo:9@"), "utf-8")
     (repository.folder / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
     for name in (".just/run.just", "Dockerfile"):
         with (repository.folder / "template" / name).open("a", encoding="utf-8") as file:
@@ -78,8 +82,8 @@ def project(installed: Repository) -> Repository:
 def test_an_update_from_one_version_to_the_next(project: Repository, repository: Repository):
     """An update refuses a dirty tree and an unknown version.
 
-    Then it shows the news, updates files and runtime, and runs the check; afterwards, nothing is
-    newer. Packages of extras stay installed.
+    Then it shows the news, updates files and runtime, and runs the check; packages of extras and
+    the project's images stay as they are. Afterwards, nothing is newer.
     """
     (project.folder / "draft.txt").touch()
     refused = template_update(project)
@@ -103,6 +107,7 @@ def test_an_update_from_one_version_to_the_next(project: Repository, repository:
     assert answers(project.folder)["_commit"] == "v0.9.1"
     assert f"@{rev}#" in source(project.folder)
     assert rev in (project.folder / "uv.lock").read_text("utf-8")
+    assert "mongo:8-noble@" in (project.folder / "compose.images.yml").read_text("utf-8")
 
     project.commit("Update the template")
     again = template_update(project)

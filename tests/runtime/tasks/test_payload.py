@@ -146,9 +146,9 @@ from vibetuner.tasks.attempt import Attempt, Cause, End
 from vibetuner.tasks.observers.letters import LetterWriter
 
 codec = Codec([b"key"], "streaq:shop", accepts_unbound=False)
-sealed = codec.seal(dump({"f": "bill", "a": (bytes(100_000_000),), "k": {}}), Kind.CALL, "1")
+sealed = codec.seal(dump({"f": "bill", "a": (bytes(31_000_000),), "k": {}}), Kind.CALL, "1")
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 50_000_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 20_000_000, resource.RLIM_INFINITY))
 attempt = Attempt("1", "normal", "1-1", payload=sealed)
 try:
     codec.load(sealed, Kind.CALL, "1")

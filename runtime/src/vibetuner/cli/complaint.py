@@ -197,5 +197,7 @@ def _surprise(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f" to {error.filename}" if error.filename else ""
         return f"Nothing more can be written{where}: {error.strerror}. Make room, and try again"
+    while isinstance(error, ExceptionGroup):  # whose own message says nothing
+        error = error.exceptions[0]
     message = first_line(error, "no message")
     return f"{type(error).__name__}: {message} (set DEBUG=true to see where)"

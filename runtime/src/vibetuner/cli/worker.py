@@ -96,12 +96,12 @@ async def _serve(
 
 async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
     """Run, and return once the outage that broke the start is over, or after a stop."""
-    failures = 0
+    failures, was_ready = 0, False
     while not stop.requested.is_set():
         try:
             async with anyio.create_task_group() as group:
                 await group.start(partial(worker.run_async, stop=stop))
-                failures = 0
+                failures, was_ready = 0, True
                 logger.info(
                     "worker ready: queue %s, %s, %d at a time",
                     worker.queue_name,
@@ -110,7 +110,10 @@ async def _run_and_return(worker: TaskWorker, stop: Stop) -> None:
                 )
         except Exception as error:
             outage = _outage(error)
-            if outage is None or isinstance(find_known(error), EndsNotRecorded):
+            known = find_known(error)
+            if outage is None or isinstance(known, EndsNotRecorded):
+                if was_ready and known is None:  # it happens once, and DEBUG would come too late
+                    logger.critical("the worker ends by an error of its own", exc_info=error)
                 raise
             level = logging.DEBUG if failures else logging.WARNING  # a warning once in an outage
             logger.log(level, "%s; trying again", outage)

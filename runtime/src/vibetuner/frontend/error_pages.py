@@ -47,7 +47,7 @@ def error_handlers(headers: Mapping[str, str]) -> dict[Any, Any]:
         answer.headers.update(headers)
         return answer
 
-    return {HTTPException: _refused, RequestValidationError: _invalid, 500: crashed}
+    return {HTTPException: refused, RequestValidationError: _invalid, 500: crashed}
 
 
 def with_page(request: Request, answer: Response, message: str = "") -> Response:
@@ -75,7 +75,8 @@ def with_page(request: Request, answer: Response, message: str = "") -> Response
     return answer
 
 
-async def _refused(request: Request, error: HTTPException) -> Response:
+async def refused(request: Request, error: HTTPException) -> Response:
+    """Return the response for an HTTPException, as a page if a browser asks for one."""
     answer = await http_exception_handler(request, error)
     detail: Any = error.detail
     is_own = isinstance(detail, str) and detail != _phrase(error.status_code)

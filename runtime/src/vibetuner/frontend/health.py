@@ -12,6 +12,7 @@ from typing import Any
 from coredis.exceptions import RedisError
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.types import ExceptionHandler, Scope
 
 from vibetuner.config import Settings, get_settings
@@ -24,7 +25,7 @@ from vibetuner.errors import (
     VibetunerError,
     first_line,
 )
-from vibetuner.frontend.error_pages import with_page
+from vibetuner.frontend.error_pages import refused, with_page
 from vibetuner.loader import load_project
 from vibetuner.logs import log_sparingly
 from vibetuner.project import data_dir, project_info
@@ -96,7 +97,7 @@ def _disk_problem() -> str:
 def outage_handlers(
     settings: Settings, on_outage: Callable[[BaseException, Scope], None] | None = None
 ) -> Mapping[int | type[Exception], ExceptionHandler]:
-    """Return handlers for the errors that routes raise when an outside system does not answer.
+    """Return handlers for the errors of requests when an outside system or the disk fails.
 
     Args:
         settings: the settings, which name the outside systems.
@@ -104,12 +105,17 @@ def outage_handlers(
     """
     log_sparingly(logger, MOST_LINES)
     kinds: list[type[Exception]] = [ServiceUnavailable, NotConfigured, MailError]
-    kinds += (RedisError, TimeoutError)
+    kinds += (RedisError, TimeoutError, HTTPException)
     for resource in RESOURCES:
         if resource.enabled(settings):
             kinds += resource.outages
 
     async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            cause = error.__cause__
+            if not (isinstance(cause, OSError) and cause.errno in FULL):
+                return await refused(request, error)
+            error = cause  # FastAPI makes it a 400: the body could not be read
         if isinstance(error, MailRefused):
             raise error  # for good: no later request will fare better
         if on_outage is not None:

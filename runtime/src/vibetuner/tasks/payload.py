@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 SIGNATURE_BYTES = 32
 LENGTH_BYTES = 4
 LENGTH = Struct(">I").pack
+# A worker may have no memory for a larger call; load_messages in lua/queue.lua sends it none.
+LARGEST_CALL = 32_000_000
 # Ends a place. A pickle ends with a full stop, so data without a place does not end like this.
 PLACED = b"\x01"
 # Enough of a signature to check data, and too little to restore the whole signature.
@@ -253,7 +255,8 @@ def dump(data: Any) -> bytes:
     :class:`PayloadError` result: the task has run, and its end must be recorded.
 
     Raises:
-        PayloadError: an argument can't be stored; the message names it.
+        PayloadError: an argument can't be stored, and the message names it; or all have more than
+            32 MB.
     """
     try:
         raw = pickle.dumps(data)
@@ -267,6 +270,11 @@ def dump(data: Any) -> bytes:
         if isinstance(data, dict) and "a" in data:
             raise PayloadError(_unstorable_argument(data)) from None
         raise PayloadError(f"A result can't be stored: {first_line(error)}") from None
+    if len(raw) > LARGEST_CALL and isinstance(data, dict) and "a" in data:
+        raise PayloadError(
+            f"{data['f']}: its arguments have {len(raw):,} bytes, and {LARGEST_CALL:,} are "
+            "allowed. Store them, and pass an id"
+        )
     return raw
 
 

@@ -234,6 +234,65 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
         assert await worker.redis.exists(results) == len(payloads)
 
 
+@pytest.mark.parametrize("where", ["a mark", "a schedule", "a name", "a line"])
+async def test_a_mark_or_schedule_that_cannot_be_read_ends_no_worker(
+    worker: TaskWorker, running: Running, where: str
+):
+    """A mark for an abort that is not UTF-8 is ignored, and so is a schedule that can't be read."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with running(worker):
+        keys, redis = worker.client.keys, worker.redis
+        if where == "a mark":
+            await redis.sadd(keys.aborted, [b"\xff\xfe"])
+        else:
+            name = b"tick" if where == "a line" else b"\xff\xfe"
+            await redis.zadd(keys.cron_schedule, {name: 0})
+            if where != "a schedule":
+                line = b"no line" if where == "a line" else b"* * * * *"
+                await redis.hset(keys.cron_tabs, {name: line})
+        later = await noop.enqueue().start(delay=1.2)  # after two looks at them
+        assert (await later.result(timeout=30)).success
+
+
+async def test_an_enormous_call_ends_unread(worker: TaskWorker, running: Running):
+    """A stored call of more than 32 MB, or count of attempts, is not loaded, and the task ends."""
+
+    @worker.task(name="noop")
+    async def noop() -> None: ...
+
+    async with running(worker):
+        stream = worker.stream_key + worker.priorities[-1]
+        await worker.redis.set(f"{worker.task_key}large", bytes((32 << 20) + 1))
+        await worker.redis.xadd(stream, {"task_id": "large"})
+        counted = await noop.enqueue().start(delay=0.3)
+        await worker.redis.set(worker.client.keys.retry(counted.id), b"9" * 1_000_000)
+        assert (await counted.result(timeout=30)).success
+        ended = await worker.result_by_id("large", timeout=30)
+        assert await worker.redis.exists([f"{worker.task_key}large"]) == 0
+
+    assert str(ended.exception) == "An empty call, or one of more than 32 MB!"
+
+
+async def test_a_call_of_more_than_32_mb_is_refused(worker: TaskWorker, running: Running):
+    """A call with arguments of more than 32 MB is refused with an error that names the task."""
+
+    @worker.task(name="take")
+    async def take(value: bytes) -> int:
+        return len(value)
+
+    async with running(worker):
+        with pytest.raises(StreaqError, match="Unable to serialize task take") as caught:
+            await take.enqueue(bytes(32_000_000))
+        task = await take.enqueue(bytes(31_900_000))
+        assert (await task.result(timeout=60)).result == 31_900_000
+
+    assert isinstance(caught.value.__cause__, PayloadError)
+    assert str(caught.value.__cause__).startswith("take: its arguments have 32,0")
+
+
 async def test_an_argument_that_is_nested_too_deep_is_refused(worker: TaskWorker, running: Running):
     """An argument that is nested too deep raises StreaqError, and nothing is enqueued."""
 

@@ -18,9 +18,13 @@ local function freshness(prefix, fresh)
   return redis.call('exists', prefix .. ':withdrawn') == 1 and 0 or tonumber(fresh)
 end
 
+-- A larger payload or number is not sent: it could take all memory of a worker. Python refuses to
+-- enqueue a call of more than 32 MB.
+local LARGEST_PAYLOAD, LONGEST_NUMBER = 33554432, 20
+
 -- Add payload, number of tries so far and mark (0 none, 1 abort, 2 a failed dependency) to claimed
 -- messages. Each message is { priority, message, task, enqueue time }; returns seven values a message
--- in one flat list.
+-- in one flat list. A payload that is too large is empty.
 local function load_messages(prefix, messages, reply)
   local wanted = {}
   for i, message in ipairs(messages) do
@@ -33,7 +37,9 @@ local function load_messages(prefix, messages, reply)
   for i, message in ipairs(messages) do
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
-    reply[n + 5], reply[n + 6] = found[2 * i - 1], found[2 * i] or '0'
+    local payload, tries = found[2 * i - 1], found[2 * i] or '0'
+    reply[n + 5] = payload and #payload > LARGEST_PAYLOAD and '' or payload
+    reply[n + 6] = #tries > LONGEST_NUMBER and '0' or tries
     reply[n + 7] = 0
     if has_marks and redis.pcall('sismember', prefix .. ':failing', message[3]) == 1 then
       reply[n + 7] = 2

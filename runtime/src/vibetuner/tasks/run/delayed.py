@@ -13,6 +13,7 @@ from typing import Any
 from coredis.exceptions import RedisError
 from streaq import StreaqError
 
+from vibetuner.errors import first_line
 from vibetuner.redis.connection import server_ms
 from vibetuner.tasks.client.queue import QueueClient, pickle_call
 from vibetuner.tasks.engine import cron_id
@@ -109,6 +110,7 @@ class Cron:
         self._next_run = next_run
         self._queues = queues
         self._latest = 0  # ms, by the server's clock
+        self._unreadable: set[bytes] = set()  # names; each is logged once
 
     async def schedule_due(self) -> None:
         """Schedule the cron runs that are due now, or all if the server's clock was set back."""
@@ -125,9 +127,19 @@ class Cron:
             connection.call("HMGET", keys.cron_queues, *due),
         )
         for name, tab, noted in zip(due, tabs, queues, strict=True):
-            queue = (noted or b"").decode() or self._queue_of(name.decode())
-            if tab is not None and self._has_reader(queue):
-                await self.schedule(name.decode(), tab.decode(), queue)
+            if tab is None:
+                continue
+            try:
+                queue = (noted or b"").decode() or self._queue_of(name.decode())
+                if self._has_reader(queue):
+                    await self.schedule(name.decode(), tab.decode(), queue)
+            except (RedisError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the line, or its name, may be anything
+                if name not in self._unreadable:
+                    self._unreadable.add(name)
+                    reason = f"{type(error).__name__}: {first_line(error)}"
+                    logger.warning("ignored a schedule that can't be read: %r (%s)", name, reason)
 
     async def _follow_clock(self, now: int) -> None:
         """Make every schedule due, since it would wait until the clock is where it was before."""
@@ -178,7 +190,7 @@ async def sweep(
         try:
             members = await client.functions.connection.call("SMEMBERS", client.keys.aborted)
             if members:
-                abort({member.decode() for member in members})
+                abort({member.decode("utf-8", "replace") for member in members})
             await cron.schedule_due()
             outage.over(cron)
         except (RedisError, OSError) as error:

@@ -231,6 +231,10 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
     if attempt.payload is None:
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
+    if not attempt.payload:
+        raise Rejected(
+            StreaqError("An empty call, or one of more than 32 MB!"), Cause.UNREADABLE_PAYLOAD
+        )
     try:
         data = codec.load(attempt.payload, Kind.CALL, attempt.task_id)
     except StreaqError as error:
