@@ -163,7 +163,8 @@ def modules_table() -> str:
     rows = []
     for path in sorted(MODULES.glob("*.md")):
         source = RUNTIME / path.stem.replace(".", "/")
-        source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        module = source.with_suffix(".py")  # a folder may be left over from a former package
+        source = module if module.exists() else source / "__init__.py"
         text = ast.get_docstring(parse(source)) or ""
         first = plain(text.split("\n", 1)[0])
         rows.append((f"[`{path.stem}`](modules/{path.name})", first))
