@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,27 +24,43 @@ NameArgument = Annotated[
 ]
 
 
-def _add(kind: str, module: str, summary: str) -> None:
-    """Add a command that removes what `vibetuner new` wrote under a name."""
-
-    @app.command(kind, help=summary)
-    @writes_files(removes=True)
-    def remove(place: Place, name: NameArgument) -> Any:
-        drafts = import_module(f"vibetuner.scaffold.{module}")
-        return getattr(drafts, f"draft_of_{kind}")(place, place.parse_name(name, module))
-
-
-_add(
-    "task",
-    "task",
+@app.command()
+@writes_files(removes=True)
+def task(place: Place, name: NameArgument) -> Draft:
     """Remove an unchanged task; report its queued tasks and dead letters.
 
     Exit code 0 if it is gone, 1 if a file was changed or there is no such task.
-    """,
-)
-_add("batch", "task", "Remove an unchanged batch; report its queued tasks and dead letters.")
-_add("route", "route", "Remove an unchanged page.")
-_add("model", "model", "Remove an unchanged model; its data and its migration stay.")
+    """
+    from vibetuner.scaffold.task import draft_of_task
+
+    return draft_of_task(place, place.parse_name(name, "task"))
+
+
+@app.command()
+@writes_files(removes=True)
+def batch(place: Place, name: NameArgument) -> Draft:
+    """Remove an unchanged batch; report its queued tasks and dead letters."""
+    from vibetuner.scaffold.task import draft_of_batch
+
+    return draft_of_batch(place, place.parse_name(name, "task"))
+
+
+@app.command()
+@writes_files(removes=True)
+def route(place: Place, name: NameArgument) -> Draft:
+    """Remove an unchanged page."""
+    from vibetuner.scaffold.route import draft_of_route
+
+    return draft_of_route(place, place.parse_name(name, "route"))
+
+
+@app.command()
+@writes_files(removes=True)
+def model(place: Place, name: NameArgument) -> Draft:
+    """Remove an unchanged model; its data and its migration stay."""
+    from vibetuner.scaffold.model import draft_of_model
+
+    return draft_of_model(place, place.parse_name(name, "model"))
 
 
 @app.command()
