@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     without_processes = "not process" in config.option.markexpr
     hypothesis_settings.load_profile("quick" if without_processes else "patient")
-    config.pluginmanager.register(Kinds(without_processes=without_processes))
+    config.pluginmanager.register(Kinds(collect_ignore, without_processes=without_processes))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

@@ -6,7 +6,9 @@ import gc
 import re
 import sys
 from collections.abc import Generator
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ class Kinds:
     Otherwise, `just quick` would become slower with each such test.
     """
 
-    def __init__(self, *, without_processes: bool) -> None:
+    def __init__(self, ignored: list[str], *, without_processes: bool) -> None:
+        self._ignored = [ROOT / "tests" / path for path in ignored]
         self._refused = ""
         self._without_processes = without_processes
         if without_processes:
@@ -66,14 +69,40 @@ class Kinds:
         return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self) -> Generator[None, object, object]:
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         """Disable garbage collection while tests are collected, as modules and tests live on."""
         gc.disable()
         try:
+            self._import_in_turn(session.config)
             return (yield)
         finally:
             gc.freeze()
             gc.enable()
+
+    def _import_in_turn(self, config: pytest.Config) -> None:
+        """Import the test modules, of which each worker of pytest-xdist begins with others.
+
+        The first import of a module rewrites its assertions, which takes longer than all the rest
+        of the collection, and keeps the result for the other workers.
+        """
+        if worker := getattr(config, "workerinput", None):
+            number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+            for file in in_turn(self._modules(config), number, workers):
+                # Its collection will report the error.
+                with suppress(Exception, pytest.skip.Exception):
+                    import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+
+    def _modules(self, config: pytest.Config) -> list[Path]:
+        """Return the test modules that the arguments name, in order."""
+        named = [config.rootpath / argument.partition("::")[0] for argument in config.args]
+        found = {path for one in named for path in [one, *one.rglob("test_*.py")] if path.is_file()}
+        return sorted(
+            path
+            for path in found
+            if path.is_relative_to(ROOT / "tests")
+            and not any(path.is_relative_to(one) for one in self._ignored)
+            and not (self._without_processes and is_left_out(path))
+        )
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collect_file(
@@ -161,6 +190,12 @@ def rank(path: Path, slow: set[Path], installing: list[Path]) -> tuple[bool, int
     ranks = [n for n, folder in enumerate(LONGEST) if folder in folders_of(path)]
     is_first = path in installing[:1]
     return not is_first, min(ranks, default=len(LONGEST)), path in installing, path not in slow
+
+
+def in_turn(files: list[Path], number: int, workers: int) -> list[Path]:
+    """Return the files in an order in which each of several workers begins with its share."""
+    first = len(files) * number // workers
+    return files[first:] + files[:first]
 
 
 def unit_of(nodeid: str) -> str:

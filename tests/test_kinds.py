@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kinds import imports_starter, is_left_out, rank, unit_of
+from tests.kinds import imports_starter, in_turn, is_left_out, rank, unit_of
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,13 @@ def test_one_file_that_installs_a_project_comes_first_and_the_others_late():
 def test_a_worker_gets_a_file_or_a_folder_whose_files_share_processes(test: str, unit: str):
     """The tests of a file, or of a folder whose files share processes, go to one worker."""
     assert unit_of(test) == unit
+
+
+def test_each_worker_imports_another_part_of_the_files_first():
+    """Together, the first parts of all workers are all files, and each worker imports every one."""
+    files = [Path(f"test_{number}.py") for number in range(7)]
+    orders = [in_turn(files, number, 3) for number in range(3)]
+
+    assert [order[0].stem for order in orders] == ["test_0", "test_2", "test_4"]
+    assert all(sorted(order) == files for order in orders)
+    assert in_turn(files, 3, 3) == files, "a worker that replaces one that has crashed"

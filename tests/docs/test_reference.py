@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from tests.docs.blocks import MODULES, PAGES, ROOT, read_blocks
+from tests.processes import run_code
 from vibetuner.cli.main import app
 from vibetuner.config import Settings
 
 DOCS = ROOT / "docs"
 IMPORT = re.compile(r"^\s*from (vibetuner[\w.]*) import", re.MULTILINE)
 CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
+DOCS_TABLES = """
+import runpy, sys
+sys.path.insert(0, "scripts")
+runpy.run_path("scripts/docs_tables.py", run_name="__main__")
+"""
 SYSTEM = re.compile(r"^(Redis|MongoDB)")
 
 
 def test_the_tables_of_the_reference_agree_with_the_code():
     """`docs_tables.py --check` finds no table that differs from the code."""
-    check = [sys.executable, "scripts/docs_tables.py", "--check"]
-    checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    checked = run_code(DOCS_TABLES, "--check", folder=ROOT)
 
     assert checked.returncode == 0, checked.stderr
 

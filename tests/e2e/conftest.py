@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,10 +16,11 @@ from tests.environments import Mold, render
 from tests.processes import Command, Site, clean_environment, free_port, wait_for_http
 from tests.template import conftest as template
 
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
+
 # The template, and the environment that its projects install.
 mold, plain = template.mold, template.plain
-
-playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The parts of Chromium's own window that are pages, each with a process in each window, and a spare
@@ -41,6 +44,14 @@ QUIET = [
     "--disable-sync",
     f"--disable-features={','.join((*OWN_PAGES, *PLAYWRIGHTS))}",
 ]
+
+
+def expect(found: playwright.Page | playwright.Locator) -> Any:
+    """Return playwright's assertions about a part of a page.
+
+    Playwright is imported only by the process that runs these tests, as that takes half a second.
+    """
+    return import_module("playwright.sync_api").expect(found)
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +105,9 @@ def browser() -> Iterator[playwright.Browser]:
     It is closed with its package: playwright keeps an event loop running, which asyncio's own tests
     would find.
     """
+    api = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
     executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    with playwright.sync_playwright() as engine:
+    with api.sync_playwright() as engine:
         if executable is None and not Path(engine.chromium.executable_path).exists():
             reason = (
                 "no Chromium: install one, or run: uv run --group e2e playwright install chromium"

@@ -9,15 +9,19 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
-from tests.e2e.conftest import playwright
+from tests.e2e.conftest import expect
 from tests.processes import Site, free_port, run_vibetuner, vibetuner, wait_for_http
 from tests.projects import write_project
 from vibetuner.embedded import Lease
 from vibetuner.testing import name_database
+
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
 
 pytestmark = pytest.mark.slow
 
@@ -120,25 +124,25 @@ def test_an_operator_unlocks_watches_aborts_retries_and_locks(
     page.get_by_role("button", name="Unlock").click()
     assert page.url == f"{site.url}/debug/tasks"
 
-    playwright.expect(page.locator("#count-running")).to_have_text("0")
+    expect(page.locator("#count-running")).to_have_text("0")
     arguments = ("--args", '["A-17"]', "--kwargs", '{"api_key": "sk-live-1"}')
     task_id = enqueue(folder, environment, "wait_long", *arguments)
-    playwright.expect(page.locator("#count-running")).to_have_text("1", timeout=60_000)
+    expect(page.locator("#count-running")).to_have_text("1", timeout=60_000)
 
     page.get_by_role("link", name="running").click()
     page.get_by_role("link", name="wait_long").first.click()
     assert page.url.endswith(task_id)
-    playwright.expect(page.locator(".badge").first).to_have_text("running")
+    expect(page.locator(".badge").first).to_have_text("running")
     assert "sk-live-1" not in page.content()
     page.get_by_role("button", name="Abort").click()
-    playwright.expect(page.get_by_text("The task has ended.")).to_be_visible()
-    playwright.expect(page.locator(".badge").first).to_have_text("aborted")
+    expect(page.get_by_text("The task has ended.")).to_be_visible()
+    expect(page.locator(".badge").first).to_have_text("aborted")
 
     page.get_by_role("link", name="Dead letters").click()
-    playwright.expect(page.get_by_text("1 open, by bug")).to_be_visible()
+    expect(page.get_by_text("1 open, by bug")).to_be_visible()
     page.locator("button[id^=retry-]").click()
-    playwright.expect(page.get_by_text("Enqueued again.")).to_be_visible()
-    playwright.expect(page.locator(".badge").first).to_have_text("failed", timeout=60_000)
+    expect(page.get_by_text("Enqueued again.")).to_be_visible()
+    expect(page.locator(".badge").first).to_have_text("failed", timeout=60_000)
 
     page.goto("/debug/tasks")
     page.get_by_role("button", name="Lock").click()
@@ -160,7 +164,7 @@ def test_a_page_can_be_used_while_it_changes(site: Site, page: playwright.Page):
     link = page.locator("tbody th a").first
     link.focus()
     assert page.evaluate(REFRESH)
-    playwright.expect(link).to_be_focused()
+    expect(link).to_be_focused()
 
     link.hover()
     page.mouse.down()

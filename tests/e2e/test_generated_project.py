@@ -7,13 +7,15 @@ import email
 from email import policy
 from email.message import Message
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.conftest import expect
 from tests.processes import Site, wait_until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
-expect = playwright.expect
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx2
 import pytest
 
+from tests.e2e.conftest import expect
 from tests.processes import (
     Command,
     children_of,
@@ -29,8 +30,8 @@ from tests.processes import (
 from tests.projects import write_project
 from vibetuner.embedded import Lease
 
-playwright = pytest.importorskip("playwright.sync_api", reason="uv run --group e2e pytest")
-expect = playwright.expect
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
 
 pytestmark = pytest.mark.slow
 

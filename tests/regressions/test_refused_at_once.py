@@ -113,7 +113,7 @@ async def test_a_refused_call_leaves_nothing_in_redis(queue: TaskWorker, start: 
     with pytest.raises(TaskError, match="^mail: "):
         await queue.enqueue_many([mail.enqueue("bob"), mail.enqueue("ann").start(**start)])
 
-    assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*")] == []
+    assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*", count=10_000)] == []
 
 
 @pytest.mark.parametrize("link", ["start", "end"])
@@ -134,7 +134,7 @@ async def test_a_chain_refuses_schedules_and_delayed_followers(
         return
     with pytest.raises(TaskError, match="^mail is part of a chain: "):
         await chain
-    assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*")] == []
+    assert [key async for key in queue.redis.scan_iter(f"{queue.prefix}:*", count=10_000)] == []
 
 
 def test_a_chain_is_of_tasks_and_not_of_calls(settings: Settings):

@@ -31,7 +31,7 @@ from tests.processes import (
 from tests.projects import ROUTES, write
 from vibetuner.embedded import Lease, status
 
-ALL_READY = 60  # seconds: a machine that runs other tests too
+ALL_READY = 60  # seconds, also until all have ended: a machine that runs other tests, too
 
 
 class Running:
@@ -226,7 +226,7 @@ def test_a_signal_during_the_start_leaves_nothing(shop: Path, number: signal.Sig
     with running(shop, "dev", "all") as run:
         run.wait_for("begun", 2)
         pids = {run.pid, *children_of(run.pid), *run.services()}
-        run.command.stop(number, seconds=20)
+        run.command.stop(number, ALL_READY)
 
     all_gone(pids)
     assert len(pids) == 5
@@ -251,7 +251,7 @@ def test_a_lone_process_can_be_stopped_while_it_starts(
     write(shop / "src" / "shop" / "tune.py", tune)
     with running(shop, "prod", part, **real) as run:
         run.wait_for("begun")
-        assert run.command.stop(number, seconds=20) == 0
+        assert run.command.stop(number, ALL_READY) == 0
 
     assert "Traceback" not in run.command.output
     assert ("closed" in run.command.output) == (tune is BLOCKED_LIFESPAN)

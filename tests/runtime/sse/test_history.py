@@ -129,7 +129,7 @@ async def test_every_key_has_a_time_to_live(history: History):
     for number in range(20):
         await history.send(f"channel:{number}", "n", "x")
         await history.read(f"unheard:{number}", None)
-    keys = [key async for key in history.redis.scan_iter(match=f"{history.keys.prefix}*")]
+    keys = [key async for key in history.redis.scan_iter(f"{history.keys.prefix}*", count=10_000)]
     assert len(keys) == 20
     assert all([0 < await history.redis.ttl(key) <= 60 for key in keys])
 

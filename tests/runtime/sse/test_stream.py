@@ -334,7 +334,7 @@ def test_no_key_is_left_without_a_time_to_live(
 
         async with make_client(Settings(redis_url=environment["REDIS_URL"])) as client:
             pattern = f"{environment['REDIS_KEY_PREFIX']}:*"
-            keys = [key async for key in client.scan_iter(match=pattern)]
+            keys = [key async for key in client.scan_iter(pattern, count=10_000)]
             return len(keys), [key for key in keys if await client.ttl(key) < 0]
 
     count, without = asyncio.run(lasting())

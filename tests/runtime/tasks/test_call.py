@@ -175,7 +175,7 @@ async def test_a_task_fails_whether_the_other_fails_before_or_after_its_enqueue(
         await failed.result(timeout=30)
         after_the_failure = await ended(await behind(failed.id), failed.id)
         await worker.redis.delete(
-            [key async for key in worker.redis.scan_iter("*:once:*")] or ["-"]
+            [key async for key in worker.redis.scan_iter("*:once:*", count=10_000)] or ["-"]
         )
 
     async with worker:

@@ -22,7 +22,7 @@ async def lasting_keys(worker: TaskWorker, allowed: Iterable[str]) -> list[str]:
     return sorted(
         [
             key
-            async for key in redis.scan_iter()
+            async for key in redis.scan_iter(count=1000)
             if not any(fnmatchcase(key, pattern) for pattern in may_stay)
             and key.rpartition(":")[2] not in waiting
             and await redis.pttl(key) == -1
@@ -49,6 +49,6 @@ async def _waiting(worker: TaskWorker) -> set[str]:
         for entry in await redis.xrange(worker.stream_key + priority):
             ids.add(str(entry.field_values["task_id"]))
     for prefix in (worker.dependencies_key, worker.dependents_key):
-        async for key in redis.scan_iter(f"{prefix}*"):
+        async for key in redis.scan_iter(f"{prefix}*", count=1000):
             ids.add(key.removeprefix(prefix))
     return ids

@@ -207,7 +207,7 @@ async def leave(worker: Worker[Any]) -> dict[str, Any]:
             await task.result(timeout=30)
         await add.enqueue(3, 4).start(delay=3600)
         redis, shape = worker.redis, {}
-        async for key in redis.scan_iter(match=f"{worker.prefix}:*"):
+        async for key in redis.scan_iter(f"{worker.prefix}:*", count=10_000):
             name = key.removeprefix(worker.prefix)
             kind = await redis.type(key)
             if ":health:" in name:

@@ -36,7 +36,7 @@ async def test_letters_arrive_and_leave_the_stream(
 
     documents = await mongo_database.get()["dead_letters"].find({}).to_list()
     assert {document["_id"] for document in documents} == {"t0", "t1", "t2"}
-    left = {key async for key in queue.redis.scan_iter(match=f"{prefix}*")}
+    left = {key async for key in queue.redis.scan_iter(f"{prefix}*", count=10_000)}
     assert {key for key in left if ":groups" not in str(key)} == {f"{prefix}dead_letters"}
 
 

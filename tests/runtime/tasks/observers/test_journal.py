@@ -230,7 +230,10 @@ async def test_the_journal_does_not_grow_without_bound(
         assert await worker.redis.xlen(keys.of("double")) <= ended + 200
         assert await worker.redis.xlen(keys.failed) <= 300
         assert await worker.redis.xlen(keys.payloads) <= 300
-        mine = {str(key) async for key in worker.redis.scan_iter(f"{settings.redis_key_prefix}*")}
+        mine = {
+            str(key)
+            async for key in worker.redis.scan_iter(f"{settings.redis_key_prefix}*", count=10_000)
+        }
         letters = {key for key in mine if "dead_letters" in key}
         for key in mine - letters - {keys.names}:
             assert await worker.redis.ttl(key) > 0, key

@@ -91,7 +91,7 @@ async def test_a_running_task_has_not_failed_because_redis_was_emptied(
     with hub.subscribe(task.id) as subscriber:
         following = asyncio.create_task(steps_of(subscriber, seen))
         await eventually(lambda: seen)
-        found = queue.redis.scan_iter(f"*{settings.redis_key_prefix}*")
+        found = queue.redis.scan_iter(f"*{settings.redis_key_prefix}*", count=10_000)
         # With one command: the watcher would report a state between two.
         await queue.redis.delete([key async for key in found])
         hub.publish(task.id, Event(RESET, "", hub.next_id()), anew=True)

@@ -95,7 +95,7 @@ async def test_a_task_that_fails_while_redis_is_away_has_its_letter(
             async with Redis.from_url(server.url, decode_responses=True) as redis:
                 stream = Keys(own.redis_key_prefix).letters
                 letters = await eventually(lambda: redis.xlen(stream))
-                results = [key async for key in redis.scan_iter(match="*:task:results:*")]
+                results = [key async for key in redis.scan_iter("*:task:results:*", count=10_000)]
                 assert len(results) == letters == 1
 
 

@@ -51,7 +51,7 @@ class Stage:
     async def keys(self) -> list[str]:
         """Return the keys of the queue that unique tasks have."""
         match = f"{self.worker.client.keys.queue}:*"
-        found = [str(key) async for key in self.worker.redis.scan_iter(match)]
+        found = [str(key) async for key in self.worker.redis.scan_iter(match, count=10_000)]
         return [key for key in found if ":unique" in key or ":line" in key or ":lock:" in key]
 
 
@@ -520,7 +520,10 @@ async def test_a_unique_task_stands_alone(worker: TaskWorker):
             await stage.charge.enqueue()
         with pytest.raises(TaskError, match=r"unique by account_id=, and a object can't be"):
             await stage.charge.enqueue(object())
-        found = [key async for key in worker.redis.scan_iter(f"{worker.client.keys.queue}:*")]
+        found = [
+            key
+            async for key in worker.redis.scan_iter(f"{worker.client.keys.queue}:*", count=10_000)
+        ]
         assert found == []
 
 
@@ -687,7 +690,7 @@ async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
             return not await worker.redis.exists([keys.unique])
 
         await eventually(is_free, 30, what=lambda: "the last lock to be released")
-        left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*")]
+        left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*", count=10_000)]
         assert {str(key).split(":")[-2] for key in left} <= {"results", "failed"}
     assert not any(group.clashed for group in groups)
     if clash == "wait":
