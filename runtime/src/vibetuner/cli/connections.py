@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from vibetuner.cli.ports import open_files
+from vibetuner.cli.ports import BACKLOG, open_files
 from vibetuner.config import Settings
 from vibetuner.logs import log_sparingly
 from vibetuner.sse.hub import get_hub
@@ -23,7 +23,7 @@ from vibetuner.sse.stream import client_of
 logger = logging.getLogger(__name__)
 
 SPARE_FILES = 64
-LONGEST_BACKLOG = 256
+MOST_AT_ONCE = 256
 
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 20.0
@@ -54,22 +54,22 @@ CHEAP_LINES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The number of connections that a process accepts: in all, from one client, and waiting."""
+    """The number of connections that a process accepts: in all, from one client, and at once."""
 
     total: int
     per_client: int
-    backlog: int
+    at_once: int
 
     @classmethod
     def of(cls, files: int, per_client: int) -> Budget:
         """Divide the files that a process may have open; one client gets at most a third.
 
         >>> Budget.of(300, per_client=256)
-        Budget(total=199, per_client=66, backlog=37)
+        Budget(total=199, per_client=66, at_once=37)
         """
-        backlog = max(8, min(LONGEST_BACKLOG, files // 8))
-        total = max(16, files - backlog - SPARE_FILES)
-        return cls(total, min(per_client or total, total // 3), backlog)
+        at_once = max(8, min(MOST_AT_ONCE, files // 8))
+        total = max(16, files - at_once - SPARE_FILES)
+        return cls(total, min(per_client or total, total // 3), at_once)
 
 
 class Clients:
@@ -126,7 +126,7 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         server_header=False,
-        backlog=budget.backlog,
+        backlog=budget.at_once,  # asyncio accepts so many in one turn
         ws_max_size=settings.max_body,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         **options,
@@ -158,6 +158,12 @@ class LimitedServer(uvicorn.Server):
                 if isinstance(connection, _Limited) and connection.is_late(now):
                     connection.hang_up()
         return await super().on_tick(counter)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; as many connections may wait as before, however few are accepted at once."""
+        await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all connections, event streams at once."""

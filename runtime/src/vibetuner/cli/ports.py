@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from vibetuner.errors import CommandError
 
-# Used until a web process sets its own.
-BACKLOG = 128
+# The connections that the kernel keeps until they are accepted. A browser tries again a second after
+# one that found no place.
+BACKLOG = 256
 # More would not help, and some programs loop over all possible file descriptors.
 MOST_FILES = 65_536
 
