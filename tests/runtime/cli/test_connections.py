@@ -6,7 +6,7 @@ import pytest
 
 from vibetuner.cli.connections import Budget, Clients
 
-BUDGET = Budget(total=16, per_client=2, backlog=8)
+BUDGET = Budget(total=16, per_client=2, at_once=8)
 
 
 def test_one_client_gets_its_share_and_no_more():
