@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from vibetuner.errors import CommandError
 
-# The connections that the kernel keeps until they are accepted. A browser tries again a second after
+# The connections that the kernel keeps until they are accepted. A client tries again a second after
 # one that found no place.
 BACKLOG = 256
 # More would not help, and some programs loop over all possible file descriptors.
