@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from secrets import token_urlsafe
 
 import asyncpg
 import httpx2
@@ -116,7 +117,11 @@ async def execute(server: str, statement: str) -> None:
 def configure(project: Repository, database: str, mongodb: str) -> None:
     """Write .env as a person does, and install what the database needs."""
     lines = (project.folder / ".env.example").read_text("utf-8").splitlines()
-    changed = {"DATABASE_URL": database, "SECRET_KEY": "k" * 40, "MAIL_FROM": "shop@example.com"}
+    changed = {
+        "DATABASE_URL": database,
+        "SECRET_KEY": token_urlsafe(48),
+        "MAIL_FROM": "shop@example.com",
+    }
     if mongodb == "none":
         changed["MONGODB_URL"] = ""
     lines = [
