@@ -83,6 +83,10 @@ def test_an_updated_project(
     """
     if "\nexample:" not in template.git("show", "v0.0.1:copier.yml") and not example:
         pytest.skip("the former version has no project without the example")
+    if sql == "postgresql" and "\npostgres = " not in template.git(
+        "show", "v0.0.1:template/pyproject.toml.jinja"
+    ):
+        pytest.skip("the former version has no extra for PostgreSQL")
     project = start(template, tmp_path / "my-project", "v0.0.1", example=example)
     configure(project, make_url(postgres, sql), mongodb)
     assert_runs(project, example=example)
