@@ -145,6 +145,31 @@ def start_vibetuner(
     )
 
 
+def start_group(
+    *command: str | Path, folder: Path, log: Path, environment: Mapping[str, str]
+) -> Command:
+    """Start a command in a process group of its own; it appends what it prints to ``log``."""
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    return Command(process, log)
+
+
+def interrupt(group: Command) -> None:
+    """Send SIGINT to all of :func:`start_group`, as Ctrl-C in a terminal does; wait for its end."""
+    if group.process.poll() is None:
+        os.killpg(group.process.pid, signal.SIGINT)
+    group.process.wait(60)
+
+
 def run_vibetuner(
     *arguments: str, folder: Path, seconds: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:

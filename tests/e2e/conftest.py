@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.environments import Mold, render
-from tests.processes import Command, Site, clean_environment, free_port, wait_for_http
+from tests.processes import (
+    Site,
+    clean_environment,
+    free_port,
+    interrupt,
+    start_group,
+    wait_for_http,
+)
 from tests.template import conftest as template
 
 if TYPE_CHECKING:
@@ -69,33 +76,20 @@ def project(plain: Path, mold: Mold, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def site(project: Path) -> Iterator[Site]:
     """Run `just local-all-with-worker` in the project, on a free port."""
-    port, log = free_port(), project.parent / "log"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            ["uv", "run", "--quiet", "just", "local-all-with-worker", "--port", str(port)],
-            cwd=project,
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-    command = Command(process, log)
+    port = free_port()
+    command = start_group(
+        *("uv", "run", "--quiet", "just", "local-all-with-worker", "--port", str(port)),
+        folder=project,
+        log=project.parent / "log",
+        environment=clean_environment(),
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         command.wait_for("worker ready", seconds=60)
         wait_for_http(url, seconds=60)
         yield Site(command, url)
     finally:
-        interrupt(process)
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Send SIGINT to the whole process group, as Ctrl-C in a terminal does."""
-    if process.poll() is None:
-        os.killpg(process.pid, 2)
-    process.wait(60)
+        interrupt(command)
 
 
 @pytest.fixture(scope="package")

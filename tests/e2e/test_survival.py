@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from tests.processes import (
     children_of,
     clean_environment,
     free_port,
+    start_group,
     vibetuner,
     wait_for_http,
     wait_until,
@@ -100,24 +100,16 @@ def breakpoints(slow_project: Path) -> Iterator[Breakpoints]:
 @contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[Command]:
     """Run ``vibetuner run dev …`` beside the block, in a process group of its own."""
-    log = folder / f"{arguments[0]}.log"
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [folder / ".venv/bin/python", "-m", "vibetuner", "run", "dev", *arguments],
-            cwd=folder,
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    command = start_group(
+        *(folder / ".venv/bin/python", "-m", "vibetuner", "run", "dev", *arguments),
+        folder=folder,
+        log=folder / f"{arguments[0]}.log",
+        environment=clean_environment(),
+    )
     try:
-        yield Command(process, log)
+        yield command
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait(60)
+        command.stop(seconds=60)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import pytest
 
 from tests.environments import Mold, copy_types
 from tests.postgres import running_postgres
-from tests.processes import Command, free_port, wait_for_http
+from tests.processes import Command, free_port, interrupt, start_group, wait_for_http
 from tests.template.conftest import ROOT, Repository, make_repository, run, write_template
 from tests.template.test_update import clear, releases, start, update
 from tests.waiting import wait_until
@@ -191,29 +190,16 @@ def press(url: str, *, example: bool) -> None:
 @contextmanager
 def running(project: Repository, *command: str, **variables: str) -> Iterator[Command]:
     """Run a command in the project, and end it as Ctrl-C does."""
-    log = project.folder.parent / f"log-{free_port()}"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            ["uv", "run", "--quiet", *command],
-            cwd=project.folder,
-            env=project.environment | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    started = start_group(
+        *("uv", "run", "--quiet", *command),
+        folder=project.folder,
+        log=project.folder.parent / f"log-{free_port()}",
+        environment=project.environment | variables,
+    )
     try:
-        yield Command(process, log)
+        yield started
     finally:
-        interrupt(process)
-
-
-def interrupt(process: subprocess.Popen[str]) -> None:
-    """Send SIGINT to the whole process group, as Ctrl-C in a terminal does."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-    process.wait(60)
+        interrupt(started)
 
 
 def uv(project: Repository, *arguments: str, **variables: str) -> str:

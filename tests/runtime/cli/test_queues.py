@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.processes import free_port, run_vibetuner, vibetuner
+from tests.processes import Command, free_port, run_vibetuner, vibetuner
 from tests.projects import write_project
 from tests.waiting import wait_until
 from vibetuner import VibetunerApp
@@ -58,13 +60,7 @@ def test_a_worker_reads_the_queues_that_are_named(
     journal = tmp_path / "journal"
     journal.touch()
     asyncio.run(enqueue_one_each(environment, journal))
-    with vibetuner(
-        *("run", "prod", "worker", "--port", str(free_port()), "--queues", given),
-        folder=root,
-        log=tmp_path / "log",
-        environment=environment,
-    ) as command:
-        command.wait_for("worker ready", seconds=60)
+    with worker(root, environment, tmp_path / "log", "--queues", given) as command:
         shown = given.replace(",", ", ").replace("  ", " ")
         assert f"worker reads these queues only: {shown}" in command.output
         wait_until(lambda: len(journal.read_text().split()) == 2)
@@ -87,13 +83,7 @@ def test_the_doctor_names_a_queue_that_no_worker_has_ever_read(
     tune = root / "src" / "shop" / "tune.py"
     new = tune.read_text()
     tune.write_text(new.replace('"critical", "default", "bulk"', '"critical", "default"'))
-    with vibetuner(
-        *("run", "prod", "worker", "--port", str(free_port())),
-        folder=root,
-        log=tmp_path / "log",
-        environment=environment,
-    ) as command:
-        command.wait_for("worker ready", seconds=60)
+    with worker(root, environment, tmp_path / "log"):
         tune.write_text(new)
         asyncio.run(enqueue_one_each(environment, journal))
         wait_until(lambda: len(journal.read_text().split()) == 2)
@@ -102,6 +92,19 @@ def test_the_doctor_names_a_queue_that_no_worker_has_ever_read(
     assert [one["text"] for one in findings if one["area"] == "queues"] == [
         "no live worker reads the queue bulk, which holds 1 task"
     ]
+
+
+@contextmanager
+def worker(root: Path, environment: dict[str, str], log: Path, *more: str) -> Iterator[Command]:
+    """Run a worker beside the block, from when it is ready."""
+    with vibetuner(
+        *("run", "prod", "worker", "--port", str(free_port()), *more),
+        folder=root,
+        log=log,
+        environment=environment,
+    ) as command:
+        command.wait_for("worker ready", seconds=60)
+        yield command
 
 
 async def enqueue_one_each(environment: dict[str, str], journal: Path) -> None:
