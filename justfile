@@ -15,6 +15,7 @@ measure := 'UV_PYTHON="${UV_PYTHON:-3.13}" UV_PROJECT_ENVIRONMENT=build/versions
 
 # The longest files run first (tests/kinds.py), so that no core is idle at the end.
 parallel := "-n auto --dist loadfile --no-loadscope-reorder"
+names_path := '(^|\s)(tests|[^-\s]\S*(/|\.py|::)\S*)(\s|$)'
 without_processes := "--ignore=tests/template --ignore=tests/e2e --ignore=tests/tour --ignore=tests/abuse --ignore=tests/runtime/cli --ignore=tests/runtime/embedded"
 demo_dir := justfile_directory() / "build" / "demo"
 
@@ -35,7 +36,7 @@ demo *args: (render demo_dir)
 
 [doc("Run every test in random order: runtime, tour, template, browser; or those of the paths given")]
 test *args:
-    {{ run }} --group e2e --group docs pytest {{ if args == "" { parallel } else { "" } }} "$@"
+    {{ run }} --group e2e --group docs pytest {{ if args =~ names_path { "" } else { parallel } }} "$@"
 
 [doc("Check, run and update projects with each combination of answers and databases, in minutes")]
 matrix *args:
@@ -83,7 +84,7 @@ types:
 [doc("Report what all tests cover of the runtime, and fail below 98 %; or those of the paths given")]
 coverage *args:
     {{ measure }} erase
-    {{ measure }} run -m pytest {{ if args == "" { parallel } else { "" } }} "$@"
+    {{ measure }} run -m pytest {{ if args =~ names_path { "" } else { parallel } }} "$@"
     {{ measure }} combine --quiet
     {{ measure }} report {{ if args == "" { "" } else { "--fail-under=0" } }}
 

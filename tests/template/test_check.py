@@ -51,12 +51,13 @@ def test_a_fresh_project_passes_its_own_check_and_stays_as_it_is(project: Reposi
     text = (project.folder / "AGENTS.md").read_text("utf-8")
     [block] = re.findall(r"(?s)```bash\n(.+?)```", text)
     # The project's tests run once, in `just check`.
-    quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--version"}}
+    quick = {"uv run just test -q": {"PYTEST_ADDOPTS": "--markers"}}
     printed = {
         line: uv(project, *shlex.split(line)[1:], **quick.get(line, {}))
         for line in block.splitlines()
     }
 
+    assert "passed" not in printed["uv run just test -q"]
     checked = printed["uv run just check"]
     assert re.search(r"\b[4-9]\d passed", checked), checked
     assert "failed" not in checked
