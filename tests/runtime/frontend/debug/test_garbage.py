@@ -210,8 +210,8 @@ async def test_what_cannot_be_read_is_shown_and_counted(
 LETTER_KEYS = ("letters", "acted", "letter_groups", "letter_places")
 JOURNAL_KEYS = ("ended", "failed", "payloads", "ids", "names", "workers", "cron", "pulse", "queues")
 QUEUE_KEYS = (
-    "results", "in_line", "cron_schedule", "running", "aborted", "unique", "cron_tabs",
-    "cron_queues",
+    "results", "in_line", "cron_schedule", "running", "aborted", "failing", "unique", "made",
+    "cron_tabs", "cron_queues",
 )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ async def test_a_key_of_another_type_is_named(
 
 
 @pytest.mark.parametrize("kind", ["stream", "delayed"])
-@pytest.mark.parametrize("queue", ["normal", "bulk"])
+@pytest.mark.parametrize("queue", ["normal", "bulk", "removed"])
 async def test_a_queue_of_another_type_is_named(
     kind: str, queue: str, settings: Settings, client: AsyncClient, worker: TaskWorker
 ):
@@ -242,6 +242,7 @@ async def test_a_queue_of_another_type_is_named(
     """
     keys = Keys(settings.redis_key_prefix)
     await worker.redis.zadd(keys.journal.queues, {"bulk": 1})
+    await worker.redis.hset(keys.made, {"removed": "1"})
     key = getattr(keys, kind)(queue)
     await worker.redis.delete([key])
     await worker.redis.lpush(key, ["x"])

@@ -37,17 +37,17 @@ async def check_redis(settings: Settings, project: ProjectInfo) -> list[Finding]
             if info.get("redis_mode") == "cluster" and address.cluster is None:
                 return judge_server(settings, dict(info), {}, None)[:1]
             config, library = await _config(redis), await _library(redis)
+            declared = _declared_queues()
             found = [
                 *judge_server(
                     settings, dict(info), config, library, in_cluster=address.cluster is not None
                 ),
                 *judge_durability(dict(info), settings, address),
-                *await check_records(redis, settings.redis_key_prefix),
+                *await check_records(redis, settings.redis_key_prefix, declared),
             ]
             if any(one.area == "records" and one.level == "error" for one in found):
                 return found  # the rest can't be read beside a key of a wrong type
             workers = await read_workers(redis, JournalKeys(settings.redis_key_prefix))
-            declared = _declared_queues()
             sizes = await _sizes(redis, settings, declared)
             lines = await check_lines(redis, settings)
     return [
@@ -65,9 +65,11 @@ async def check_lines(redis: Redis[str], settings: Settings) -> list[Finding]:
     return [Finding("warning", "unique tasks", one.text, one.cure) for one in stuck]
 
 
-async def check_records(redis: Redis[str], prefix: str) -> list[Finding]:
+async def check_records(
+    redis: Redis[str], prefix: str, declared: Collection[str] = ()
+) -> list[Finding]:
     """Report keys of a wrong type, and records that can't be read."""
-    if misused := await misused_keys(redis, prefix):
+    if misused := await misused_keys(redis, prefix, declared):
         cure = "find out what writes there, and delete the key"
         return [Finding("error", "records", text, cure) for text in misused]
     unreadable = await count_unreadable(redis, prefix)

@@ -18,13 +18,18 @@ from vibetuner.tasks.queues import USUAL
 LOOKED_AT = 1000
 
 
-async def misused_keys(redis: Redis[Any], prefix: str) -> list[str]:
-    """Return our keys whose Redis type is wrong, each with the type that it has and should have."""
+async def misused_keys(redis: Redis[Any], prefix: str, declared: Iterable[str] = ()) -> list[str]:
+    """Return our keys whose Redis type is wrong, each with the type that it has and should have.
+
+    The queues are those that are declared, that workers have read, or that have a stream.
+    """
     keys = Keys(prefix)
     journal = keys.journal
-    is_noted = await redis.type(journal.queues) == "zset"
-    noted = await redis.zrange(journal.queues, 0, -1) if is_noted else ()
-    queues = {*map(str, noted), *USUAL}
+    queues = {*declared, *USUAL}
+    if await redis.type(journal.queues) == "zset":
+        queues.update(map(str, await redis.zrange(journal.queues, 0, -1)))
+    if await redis.type(keys.made) == "hash":
+        queues.update(map(str, await redis.hgetall(keys.made)))
     types = {
         **dict.fromkeys(map(keys.stream, queues), "stream"),
         **dict.fromkeys(map(keys.delayed, queues), "zset"),
