@@ -119,7 +119,7 @@ async def test_a_thread_does_not_hold_up_a_stop(workshop: Workshop):
         worker.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.process.wait, 60) == 0
         assert "leaving without threads that still run: " in worker.output
-    with workshop.worker():
+    with workshop.worker(WORKER_GRACE_PERIOD="0"):
         workshop.wait_for("begun, try 1", "begun, try 1")
 
 

@@ -691,7 +691,8 @@ async def test_whatever_happens_one_runs_at_a_time_and_every_call_ends(
 
         await eventually(is_free, 30, what=lambda: "the last lock to be released")
         left = [key async for key in worker.redis.scan_iter(f"{keys.queue}:task:*", count=10_000)]
-        assert {str(key).split(":")[-2] for key in left} <= {"results", "failed"}
+        # A busy machine requeues messages, of which a note is kept.
+        assert {str(key).split(":")[-2] for key in left} <= {"results", "failed", "lost"}
     assert not any(group.clashed for group in groups)
     if clash == "wait":
         for group in groups:
