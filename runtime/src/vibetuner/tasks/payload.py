@@ -264,7 +264,7 @@ def dump(data: Any) -> bytes:
             # Some objects can be pickled but not unpickled; find out here and not in the reader. A
             # pickle without a class can always be read.
             pickle.loads(raw)  # noqa: S301 - pickled just above
-    except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
+    except BaseException as error:  # noqa: BLE001 - pickling runs anybody's code, even sys.exit()
         if isinstance(data, dict) and "r" in data:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
@@ -278,7 +278,7 @@ def dump(data: Any) -> bytes:
     return raw
 
 
-def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
+def _unstorable(data: dict[str, Any], error: BaseException) -> PayloadError:
     outcome = data["r"]
     if isinstance(outcome, BaseException):
         return PayloadError(f"{type(outcome).__name__}: {_text(outcome)}")
@@ -292,7 +292,7 @@ def _text(error: BaseException) -> str:
     """Return the text of an error; an error in its __str__ must not lose the result."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: BLE001 - as above
         return f"a {type(error).__name__} without a readable message"
 
 
@@ -302,7 +302,7 @@ def _unstorable_argument(data: dict[str, Any]) -> str:
     for name, value in named.items():
         try:
             pickle.dumps(value)
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             return (
                 f"{data['f']}: {name}, a {type(value).__name__}, can't be stored "
                 f"({first_line(error)}). "

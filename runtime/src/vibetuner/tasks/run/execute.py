@@ -356,14 +356,16 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
     delay: timedelta | float = attempt.tries**2
     if isinstance(error, StreaqRetry):
         attempt.error = error.__cause__ or error
-        if error.schedule:
-            attempt.retry_at = datetime_ms(error.schedule)
-            return
-        delay = delay if error.delay is None else error.delay
-    elif policy is not None and (named := named_wait(error, datetime.now(UTC))) is not None:
-        delay = named
+        with suppress(Exception):  # as if it named no time, if that can't be used
+            if error.schedule:
+                attempt.retry_at = moment(datetime_ms(error.schedule))
+                return
+            if error.delay is not None:
+                attempt.retry_at = moment(attempt.finished + to_ms(error.delay))
+                return
     elif policy is not None:
-        delay = policy.retry.delay(tries=attempt.tries, chance=chance())
+        named = named_wait(error, datetime.now(UTC))
+        delay = policy.retry.delay(tries=attempt.tries, chance=chance()) if named is None else named
     attempt.retry_at = attempt.finished + to_ms(delay)
 
 
