@@ -24,7 +24,7 @@ local LARGEST_PAYLOAD, LONGEST_NUMBER = 33554432, 20
 
 -- Add payload, number of tries so far and mark (0 none, 1 abort, 2 a failed dependency) to claimed
 -- messages. Each message is { priority, message, task, enqueue time }; returns seven values a message
--- in one flat list. A payload that is too large is empty.
+-- in one flat list. A payload that is too large is empty, and so is the number if no attempt has begun.
 local function load_messages(prefix, messages, reply)
   local wanted = {}
   for i, message in ipairs(messages) do
@@ -37,7 +37,7 @@ local function load_messages(prefix, messages, reply)
   for i, message in ipairs(messages) do
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
-    local payload, tries = found[2 * i - 1], found[2 * i] or '0'
+    local payload, tries = found[2 * i - 1], found[2 * i] or ''
     reply[n + 5] = payload and #payload > LARGEST_PAYLOAD and '' or payload
     reply[n + 6] = #tries > LONGEST_NUMBER and '0' or tries
     reply[n + 7] = 0
@@ -389,8 +389,8 @@ end
 -- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
 -- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
 -- stream), task, time of its claim, result or time of the retry by the worker's clock, lifetime of
--- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
--- values of each extra.
+-- the result, task name, outcome, journal entry, payload for the journal (h: for the next attempt, as
+-- the stored one may have expired), number of extras, and two values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
 -- again and must be enqueued anew.
@@ -438,7 +438,10 @@ local function finish(keys, argv)
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
       if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
       if kind == 'h' or kind == 'u' then
-        if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
+        if kind == 'h' then
+          redis.call('decr', prefix .. ':task:retry:' .. task)
+          if one.payload ~= '' then store_payload(prefix, task, one.payload, '0') end
+        end
         redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
       elseif id ~= '' then
         local ids = batch.acknowledged[stream] or {}
@@ -669,8 +672,10 @@ end
 -- Returns `over` (ended or unknown), `marked` or `ended`.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
+  -- The payload of a task that runs may have expired.
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1
-    or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
+    or (not is_live(prefix, task)
+      and redis.call('sismember', prefix .. ':index:running', task) == 0) then
     return 'over'
   end
   local one, fallback = member(prefix, task), argv[7] ~= '' and argv[7] or nil

@@ -277,6 +277,7 @@ class Dispatcher:
                     tries=_number(tries, MOST_TRIES) + 1,
                     is_aborted=mark == ABORT,
                     must_fail=mark == FAIL,
+                    has_begun=tries != b"",
                     claimed=claimed,
                     claimed_at=now,
                 )

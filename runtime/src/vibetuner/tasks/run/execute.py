@@ -297,10 +297,12 @@ def check(attempt: Attempt) -> None:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
     if task.max_tries and attempt.tries > task.max_tries:
         raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
+    if attempt.has_begun:
+        return
     waited = (attempt.claimed or time.time_ns() // 1_000_000) - attempt.queued  # the server's clock
     if task.max_schedule_drift is not None and waited > to_ms(task.max_schedule_drift):
         raise Rejected(StreaqError("Cron task exceeded max schedule drift!"), Cause.CRON_DRIFT)
-    limit = None if policy is None or attempt.tries > 1 else policy.expire
+    limit = None if policy is None else policy.expire
     if limit is not None and waited > limit / timedelta(milliseconds=1):
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
 

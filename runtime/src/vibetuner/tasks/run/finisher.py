@@ -149,7 +149,10 @@ class Finisher:
         payload: bytes = b""
         if end is End.RETRYING:
             value = attempt.retry_at
-        elif end is not End.REQUEUED:
+        elif end is End.REQUEUED:
+            if attempt.task is not None and attempt.task.expire is not None:
+                payload = attempt.payload or b""
+        else:
             lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
             if attempt.following:
