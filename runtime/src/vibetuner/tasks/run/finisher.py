@@ -150,8 +150,7 @@ class Finisher:
         if end is End.RETRYING:
             value = attempt.retry_at
         elif end is End.REQUEUED:
-            if attempt.task is not None and attempt.task.expire is not None:
-                payload = attempt.payload or b""
+            payload = _expiring(attempt)
         else:
             lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
@@ -173,8 +172,7 @@ class Finisher:
             extras += ("l", attempt.lock)
         entry = attempt.entry
         if end in {End.RETRYING, End.REQUEUED}:
-            if entry:
-                extras += ("t", entry)
+            extras += ("t", entry) if entry else ()
             entry = ""
         return [
             KINDS[end], attempt.priority, attempt.message_id, attempt.task_id, attempt.claimed,
@@ -323,6 +321,12 @@ class Finisher:
             else:
                 self._outage.over(attempt)
                 return
+
+
+def _expiring(attempt: Attempt) -> bytes:
+    """Return the payload of an attempt if the stored one expires, else nothing."""
+    expires = attempt.task is not None and attempt.task.expire is not None
+    return attempt.payload or b"" if expires else b""
 
 
 def fresh_ms(idle_ms: int) -> int:
