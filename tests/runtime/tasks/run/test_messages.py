@@ -261,6 +261,8 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
         assert ended == len(payloads) + 3
         results = [f"{worker.results_key}odd-{number}" for number in range(len(payloads))]
         assert await worker.redis.exists(results) == len(payloads)
+        keys = worker.client.keys
+        assert await worker.redis.exists([keys.running, keys.retry("")]) == 0
 
 
 @pytest.mark.parametrize("where", ["a mark", "a schedule", "a name", "a line"])

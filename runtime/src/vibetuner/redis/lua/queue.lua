@@ -231,10 +231,6 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
--- The milliseconds to keep what a queued task is given by another: a year, as nobody may read its queue
--- for long. It is deleted when the task ends, unless a worker of streaq's own ends it.
-local UNREAD = 31536000000
-
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
@@ -463,7 +459,9 @@ local function finish(keys, argv)
   end
   if soonest then redis.call('publish', prefix .. ':delayed', whole(soonest)) end
   flush_batch(prefix, group, batch, consumer)
-  redis.call('set', answered, cjson.encode(reply), 'px', 30000)
+  -- For as long as the claims of these attempts let them look lost; see is_gone.
+  local kept = math.min(math.max(tonumber(idle), 30000), 300000)
+  redis.call('set', answered, cjson.encode(reply), 'px', kept)
   return reply
 end
 

@@ -226,10 +226,9 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         Rejected: the payload is gone, forged, unreadable or not a call; or the task is unknown
             here.
     """
-    if not attempt.task_id:
-        attempt.task_id = f"message-{attempt.message_id}"
-        raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
     if attempt.payload is None:
+        if attempt.task_id == f"message-{attempt.message_id}":
+            raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
     if not attempt.payload:
         raise Rejected(
