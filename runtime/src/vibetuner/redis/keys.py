@@ -112,8 +112,7 @@ class Keys:
     delayed = _Family("queues:delayed")
     # The message at which the next search of a queue for idle ones begins; for a minute.
     scan = _Family("scan")
-    # The answer to a step of the finisher, in case it is sent again; for WORKER_IDLE_TIMEOUT, half a
-    # minute to five minutes.
+    # The answer to a step of the finisher, in case it is sent again; for 30 to 300 seconds.
     answered = _Family("answered")
     # streaq's mark of a live worker.
     health = _Family("health")

@@ -268,7 +268,8 @@ def dump(data: Any) -> bytes:
             # pickle without a class can always be read.
             pickle.loads(raw)  # noqa: S301 - pickled just above
         if len(raw) > LARGEST_RESULT:
-            raise ValueError(f"{len(raw):,} bytes, and {LARGEST_RESULT:,} are allowed")
+            problem = f"{len(raw):,} bytes, and {LARGEST_RESULT:,} are allowed"
+            raise ValueError(problem)  # noqa: TRY301 - the reason why it can't be stored
     except BaseException as error:  # noqa: BLE001 - pickling runs anybody's code, even sys.exit()
         if isinstance(data, dict) and "r" in data:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
