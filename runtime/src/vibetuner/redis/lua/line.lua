@@ -97,6 +97,15 @@ local function leave_group(prefix, task, now)
   leave_line(one)
 end
 
+-- Return the holder of a group, after one that has ended without a trace has left it.
+local function live_holder(prefix, state, line, now)
+  local holder = holder_of(state)
+  if not holder or is_live(prefix, holder) then return holder end
+  leave_group(prefix, holder, now)
+  if holder_of(state) == holder then advance(prefix, state, line, now) end  -- it was in another group
+  return holder_of(state)
+end
+
 -- Record that a holder waits again: for its retry, or for another worker.
 local function wait_again(prefix, task, is_delayed)
   local one = member(prefix, task)
