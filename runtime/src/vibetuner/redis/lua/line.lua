@@ -24,6 +24,11 @@ local function is_live(prefix, task)
   return redis.call('exists', prefix .. ':task:data:' .. task) == 1
 end
 
+-- Return whether a task waits or runs; its payload may expire while it runs.
+local function is_here(prefix, task)
+  return is_live(prefix, task) or redis.call('sismember', prefix .. ':index:running', task) == 1
+end
+
 -- Return whether a task has ended, with a result that is kept.
 local function has_ended(prefix, task)
   return not is_live(prefix, task) and redis.call('exists', prefix .. ':task:results:' .. task) == 1

@@ -532,7 +532,7 @@ local function gone_from(prefix, argv, i, outbox)
     i = i + 6 + argv[i + 5]
   end
   for _, task in ipairs(followed) do
-    if not here[task] and not is_live(prefix, task)
+    if not here[task] and not is_here(prefix, task)
       and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
   end
 end
@@ -670,10 +670,7 @@ end
 -- Returns `over` (ended or unknown), `marked` or `ended`.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
-  -- The payload of a task that runs may have expired.
-  if redis.call('exists', prefix .. ':task:results:' .. task) == 1
-    or (not is_live(prefix, task)
-      and redis.call('sismember', prefix .. ':index:running', task) == 0) then
+  if redis.call('exists', prefix .. ':task:results:' .. task) == 1 or not is_here(prefix, task) then
     return 'over'
   end
   local one, fallback = member(prefix, task), argv[7] ~= '' and argv[7] or nil
