@@ -625,7 +625,7 @@ local function enqueue_keyed(prefix, argv, gone, is_checked)
   local once = prefix .. ':task:once:' .. argv[1]
   local known = redis.call('get', once)
   if known then
-    local space = known:find(' ', 1, true)
+    local space = known:find(' ["', 1, true)  -- the digest is a JSON list, and an id may have spaces
     return { known:sub(1, space - 1), known:sub(space + 1) }
   end
   local task = argv[4]
@@ -651,7 +651,7 @@ end
 -- dependency that is gone, to fail, or nothing; the idempotency key or nothing, its lifetime, a digest
 -- of the call, then the values that enqueue takes for one task.
 -- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
--- enqueue returns if a dependency is gone, else this task.
+-- enqueue returns if a dependency is gone, else this task and an empty text.
 local function hand_on(keys, argv)
   local task, handed = argv[7], keys[1] .. ':task:handed:' .. argv[7]
   if redis.call('exists', handed) == 1 then return {} end
@@ -660,7 +660,7 @@ local function hand_on(keys, argv)
   redis.call('set', handed, '1', 'px', argv[1])
   if argv[4] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 4) }, gone, true) end
   enqueue_from(keys[1], argv, 7, nil, gone)
-  return { task }
+  return { task, '' }
 end
 
 -- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is

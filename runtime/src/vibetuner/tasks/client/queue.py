@@ -455,8 +455,11 @@ def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
 
 
 def gone_in(answer: Any) -> str:
-    """Return the id of a task that is gone, if an answer says that another was to follow it."""
-    first = answer[0] if isinstance(answer, list) and answer else answer
+    """Return the id of a task that is gone, if an answer says that another was to follow it.
+
+    An answer of two items begins with the id of a task, which may begin like this one.
+    """
+    first = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
     if isinstance(first, bytes) and first.startswith(b"?"):
         return first[1:].decode()
     return ""
