@@ -398,6 +398,6 @@ def first_line(error: BaseException, unnamed: str = "") -> str:
         unnamed = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
     try:
         lines = str(error).splitlines()
-    except Exception:  # noqa: BLE001 - an error's text is anybody's code
+    except BaseException:  # noqa: BLE001 - an error's text is anybody's code
         lines = []
     return mask_secrets(next(iter(lines), unnamed))

@@ -67,7 +67,7 @@ class Desk:
         counted: list[int] = []
 
         async def look(queue: TaskWorker) -> None:
-            counted.append(await enqueued(queue, retry_id(task_id)))
+            counted.append(await enqueued(queue, retry_id(make_letter(task_id))))
 
         self.ask(look)
         return counted[0]
@@ -121,7 +121,7 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
 
     retried = desk.type("retry", "t1")
     assert retried.returncode == 0
-    assert retried.stdout.splitlines()[0] == f"t1 retried as {retry_id('t1')}"
+    assert retried.stdout.splitlines()[0] == f"t1 retried as {retry_id(make_letter('t1'))}"
     assert "Next:  vibetuner dead-letters list" in retried.stdout
     assert desk.enqueued("t1") == 1
 
@@ -132,7 +132,9 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
     nothing = desk.type("list")
     assert (nothing.returncode, nothing.stdout) == (3, "No dead letters here.\n")
     record = desk.type("list", "--all").stdout
-    assert re.search(rf"t1 .*\[retried as {retry_id('t1')} by \S+ on 20.* UTC\]", record)
+    assert re.search(
+        rf"t1 .*\[retried as {retry_id(make_letter('t1'))} by \S+ on 20.* UTC\]", record
+    )
     assert re.search(r"t2 .*\[discarded by \S+ on 20.* UTC\]", record)
 
 
@@ -153,7 +155,7 @@ def test_json_is_one_document(desk: Desk):
     assert "payload" not in shown
 
     done = json.loads(desk.type("retry", "t1", "nobody", "--json").stdout)
-    assert done["retried"] == {"t1": retry_id("t1")}
+    assert done["retried"] == {"t1": retry_id(make_letter("t1"))}
     assert "no dead letter of nobody" in done["refused"]["nobody"]
 
     assert json.loads(desk.type("count", "--json").stdout) == {"count": 1}
@@ -209,7 +211,7 @@ def test_what_is_refused_is_named_and_the_rest_is_done(desk: Desk):
     done = desk.type("retry", "t1", "t2", "t3")
 
     assert done.returncode == 1
-    assert done.stdout.startswith(f"t1 retried as {retry_id('t1')}\n")
+    assert done.stdout.startswith(f"t1 retried as {retry_id(make_letter('t1'))}\n")
     gone, discarded = done.stderr.splitlines()
     assert gone.startswith("error: send_invoice t2 can't be retried: its arguments are gone")
     assert re.match(
@@ -225,7 +227,9 @@ def test_four_people_press_at_once(desk: Desk):
         outcomes = list(people.map(lambda _: desk.type("retry", "t1"), range(4)))
 
     assert [done.returncode for done in outcomes] == [0] * 4
-    assert {done.stdout.splitlines()[0] for done in outcomes} == {f"t1 retried as {retry_id('t1')}"}
+    assert {done.stdout.splitlines()[0] for done in outcomes} == {
+        f"t1 retried as {retry_id(make_letter('t1'))}"
+    }
     assert desk.enqueued("t1") == 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from streaq import TaskStatus
+from streaq import StreaqError, TaskStatus
 
 from tests.waiting import eventually
 from vibetuner.config import Settings
@@ -112,6 +114,60 @@ async def test_a_task_that_nobody_knows_is_not_waited_for(
         pair[0].start(after=pair[1].id)  # in one step, in any order
         await worker.enqueue_many(pair)
         await eventually(lambda: worker.counters["completed"] == 3)
+
+
+REFUSED: dict[str, Callable[[Any, Any], Any]] = {
+    "a taken id": lambda work, _: called(work.enqueue(1), "taken"),
+    "a task that is gone": lambda work, _: work.enqueue(1).start(after="nobody"),
+    "another refused one": lambda work, _: work.enqueue(1).start(after="refused"),
+    "an argument that can't be stored": lambda work, _: work.enqueue(lambda: 0),
+    "an argument that can't be compared": lambda _, unique: unique.enqueue(object()),
+    "a wrong delay": lambda work, _: work.enqueue(1).start(delay=math.nan),
+    "a key of another call": lambda work, _: work.enqueue(1).once("taken"),
+    "a part that can't be enqueued": lambda work, _: work.enqueue(1).start(
+        after=work.enqueue(1).start(schedule="* * * * *")
+    ),
+}
+
+
+def called(call: Any, name: str) -> Any:
+    """Give a call an id."""
+    call.id = name
+    return call
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_call_that_cannot_be_enqueued_blocks_no_other(worker: TaskWorker, kind: str):
+    """enqueue_many() raises the error of a call after it has enqueued all other calls."""
+    heard: list[str] = []
+    with using_worker(worker):
+
+        @robust_task(name="work")
+        async def work(number: int) -> None: ...
+
+        @robust_task(name="unique", unique=Unique(by=("number",)))
+        async def unique(number: int) -> None: ...
+
+    async with worker:
+        await called(work.enqueue(2), "taken")
+        await work.enqueue(2).once("taken")
+        calls = [
+            work.enqueue(3),
+            unique.enqueue(4),
+            work.enqueue(5).once("another"),
+            work.enqueue(6).start(after=work.enqueue(7)),
+            work.enqueue(8).start(after="taken"),
+        ]
+        refused = [REFUSED[kind](work, unique)]
+        if kind == "another refused one":
+            refused.append(called(work.enqueue(lambda: 0), "refused"))
+        worker.on_enqueue = lambda call: heard.append(call.id)
+        with pytest.raises((TaskError, StreaqError)):
+            await worker.enqueue_many([*refused, *calls])
+        found = [await call.status() for call in calls]
+        assert TaskStatus.NOT_FOUND not in found
+        assert {call.id for call in calls} <= {*heard}
+        assert not {call.id for call in refused} & {*heard}
 
 
 async def test_the_tasks_of_enqueue_many_follow_each_other_in_any_order(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
@@ -119,6 +120,16 @@ async def test_the_server_forgets_a_key_after_its_time(
     assert first.id != second.id
     for key in (keys.once("evt"), keys.keyed(second.id)):
         assert 3_590_000 < await worker.redis.pttl(key) <= 3_600_000
+
+
+@pytest.mark.parametrize("task_id", ["acme 2026 11", "?", "-1"])
+async def test_a_key_gives_back_an_id_of_any_form(worker: TaskWorker, charge: Any, task_id: str):
+    """A call with a key and an id of its own gets that id, and so do the calls that repeat it."""
+    first, again = charge.enqueue(5).once("evt"), charge.enqueue(5).once("evt")
+    first.id = task_id
+    assert (await first).id == (await again).id == task_id
+    with pytest.raises(TaskError, match=re.escape(f"belongs to charge {task_id}, which was")):
+        await charge.enqueue(6).once("evt")
 
 
 async def test_a_key_clash_blocks_no_other_call_of_a_batch(worker: TaskWorker, charge: Any):

@@ -349,3 +349,16 @@ async def test_a_forged_result_is_never_unpickled(worker: TaskWorker, tmp_path: 
         with pytest.raises(StreaqError, match="Invalid signature"):
             await task.result(timeout=30)
     assert not trace.exists()
+
+
+def test_a_result_of_more_than_256_mb_is_refused():
+    """A larger result or error, which a server would refuse for ever, becomes a PayloadError."""
+    data = {"f": "export", "s": True}
+    stored = pickle.loads(dump({**data, "r": bytes(256_000_000)}))
+    assert stored["s"] is False
+    assert "export: its result, a bytes, can't be stored (256,000,0" in str(stored["r"])
+    assert "bytes, and 256,000,000 are allowed). Return plain data" in str(stored["r"])
+    stored = pickle.loads(dump({**data, "r": ValueError("x" * 256_000_000)}))
+    assert len(str(stored["r"])) < 20_000
+    with pytest.raises(PayloadError, match="256,000,000 are allowed"):
+        dump((bytes(256_000_000),))  # the arguments of the task that follows

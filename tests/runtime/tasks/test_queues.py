@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streaq.types import StreaqCancelled
 
 from tests.waiting import eventually
 from vibetuner.app import VibetunerApp
@@ -343,7 +344,7 @@ async def test_a_removed_queue_is_known_for_good(queue: TaskWorker, settings: Se
 async def test_what_another_task_left_outlasts_a_queue_that_nobody_reads(queue: TaskWorker):
     """A follower in a queue that nobody reads for weeks still fails with the task before it.
 
-    A fallback there still takes over the result. The request to abort expires after a week.
+    A fallback there still takes over the result, and an abort is not forgotten.
     """
 
     @queue.task(name="work")
@@ -369,12 +370,16 @@ async def test_what_another_task_left_outlasts_a_queue_that_nobody_reads(queue: 
         assert await redis.pttl(keys.failing) == -1
         for kept in (keys.blamed(follower.id), keys.fallback(fallback.id)):
             assert await redis.pttl(kept) > 300 * 86_400_000
-        await redis.delete([keys.aborted])
+        aborted = await unread(work.enqueue("aborted"))
+        assert await aborted.abort(timeout=0) is False  # marked
+        assert await redis.pttl(keys.aborted) > 300 * 86_400_000
+        await redis.srem(keys.aborted, [follower.id])
 
         queue.order = ReadOrder(NAMES)
         async with at_work(queue):
             failed = await follower.result(timeout=30)
             assert (await fallback.result(timeout=30)).result == "good"
+            assert isinstance((await aborted.result(timeout=30)).exception, StreaqCancelled)
         assert str(failed.exception).endswith(f"It was to follow work {bad.id}")
         assert not await redis.exists(
             [keys.failing, keys.blamed(follower.id), keys.fallback(fallback.id)]

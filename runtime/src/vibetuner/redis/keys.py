@@ -69,7 +69,7 @@ class Keys:
         self.results = f"{queue}:index:results"
         # Set: the running tasks.
         self.running = f"{queue}:index:running"
-        # Set: the tasks to be aborted; expires a week after the last one was added.
+        # Set: the tasks to be aborted; expires a year after the last one was added.
         self.aborted = f"{queue}:aborted"
         # Set: the tasks to be failed, because a task that they were to follow has failed.
         self.failing = f"{queue}:failing"
@@ -112,7 +112,7 @@ class Keys:
     delayed = _Family("queues:delayed")
     # The message at which the next search of a queue for idle ones begins; for a minute.
     scan = _Family("scan")
-    # The answer to a step of the finisher, in case it is sent again; for half a minute.
+    # The answer to a step of the finisher, in case it is sent again; for 30 to 300 seconds.
     answered = _Family("answered")
     # streaq's mark of a live worker.
     health = _Family("health")

@@ -86,6 +86,7 @@ class Attempt:
         tries: the number of this attempt, from 1.
         is_aborted: whether somebody asked to abort the task before this attempt.
         must_fail: whether a task that this one was to follow has failed.
+        has_begun: whether an earlier attempt has begun, even one that a stop has cut.
         claimed: when this worker claimed the message, by the server's clock.
         claimed_at: the time of the claim by the event loop's clock, in seconds.
         context: the context that the worker's lifespan yielded.
@@ -135,6 +136,7 @@ class Attempt:
         tries: int = 1,
         is_aborted: bool = False,
         must_fail: bool = False,
+        has_begun: bool = False,
         claimed: int = 0,
         claimed_at: float = 0.0,
     ) -> None:
@@ -147,6 +149,7 @@ class Attempt:
         self.tries = tries
         self.is_aborted = is_aborted
         self.must_fail = must_fail
+        self.has_begun = has_begun
         self.claimed = claimed
         self.claimed_at = claimed_at
         self.kwargs: Mapping[str, Any] = {}

@@ -199,8 +199,8 @@ class Courier:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 key = client.keys.once(str(row.key))
                 if found := await client.functions.connection.call("GET", key):
-                    task_id, _, call = found.decode().partition(" ")
-                    return task_id, call
+                    task_id, mark, call = found.decode().partition(' ["')
+                    return task_id, mark[1:] + call
         return None
 
     def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:

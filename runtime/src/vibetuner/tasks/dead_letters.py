@@ -211,7 +211,7 @@ async def retry(letter: str | DeadLetter, *, by: str | None = None) -> str:
     if letter.is_open:
         worker, send = get_worker(), _send_durably if get_settings().enqueue_durable else None
         task = make_retry(letter, worker, worker.client.keys, worker.client.codec, send)
-        act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter.task_id))
+        act = Act(at=datetime.now(UTC), by=by, retried_as=retry_id(letter))
         letter = await _settle(letter, act, task)
     if letter.retried_as is None:
         raise DeadLetterError(_refusal(letter, "retried"))

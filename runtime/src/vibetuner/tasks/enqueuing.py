@@ -15,7 +15,7 @@ from streaq.types import P, R
 
 from vibetuner.errors import TaskError
 from vibetuner.tasks.call import ChainedCall, ReliableCall, TaskCall, parts_of
-from vibetuner.tasks.client.queue import check_ties, line_of
+from vibetuner.tasks.client.queue import Refusal, check_ties, line_of
 from vibetuner.tasks.courier import Courier, Worker
 from vibetuner.tasks.engine import follows_another, link_chain
 from vibetuner.tasks.limits import check_enqueue
@@ -52,7 +52,7 @@ class Enqueuer:
         parts = self._parts_of(call) if call.after else []
         durable = self._durably if call.durable is None else call.durable
         if durable or call.parent.unique or parts or isinstance(call.schedule, str):
-            await self._enqueue_plain([call], now)
+            _raise_first(await self._enqueue_plain([call], now))
         else:
             await client.enqueue_new(call, now)
         if self._worker.on_enqueue is not None:
@@ -87,7 +87,7 @@ class Enqueuer:
                     f"{call.parent.fn_name}: a call that waits for other calls can't be part of a "
                     "chain. Enqueue it alone, and what follows at its end"
                 )
-        await self._enqueue_plain(calls, time.time_ns() // 1_000_000)
+        _raise_first(await self._enqueue_plain(calls, time.time_ns() // 1_000_000))
         await self._notify(calls)
         return last
 
@@ -102,23 +102,39 @@ class Enqueuer:
                 )
             if follows_another(task):
                 raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
+        refused: list[Refusal] = []
+        valid: list[Task[Any, Any]] = []
+        parts: dict[str, Task[Any, Any]] = {}
+        for task in tasks:
+            try:
+                if task.after:
+                    parts |= {part.id: part for part in self._parts_of(task)}
+                if not isinstance(task, ReliableCall):
+                    check_enqueue(task, self._worker.priorities)
+            except TaskError as error:
+                refused.append((task, error))
+            else:
+                valid.append(task)
+        reliable = [task for task in valid if isinstance(task, ReliableCall)]
         plain = [
-            task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts
+            task for task in valid if not isinstance(task, ReliableCall) and task.id not in parts
         ]
-        for task in plain:
-            check_enqueue(task, self._worker.priorities)
-        await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
+        refused += await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
+        wrong = {id(task) for task, _ in refused}
+        plain = [task for task in plain if id(task) not in wrong]
         own = {part.id: part for task in plain for part in parts_of(task)}
         await self._notify([*own.values(), *plain])
-        reliable = [task for task in tasks if isinstance(task, ReliableCall)]
         for task in reliable:
             if task.session is not None:  # a session takes one statement at a time
-                await task
-        keyed = (task for task in reliable if task.session is None)
-        for answer in await asyncio.gather(*keyed, return_exceptions=True):
-            if isinstance(answer, BaseException):
-                raise answer
+                try:
+                    await task
+                except (TaskError, StreaqError) as error:
+                    refused.append((task, error))
+        keyed = [task for task in reliable if task.session is None]
+        answers = await asyncio.gather(*keyed, return_exceptions=True)
+        pairs = zip(keyed, answers, strict=True)
+        refused += [(task, answer) for task, answer in pairs if isinstance(answer, BaseException)]
+        _raise_first(refused)
 
     async def reliably(self, call: ReliableCall[P, R]) -> ReliableCall[P, R]:
         """Enqueue a call that has a key or a session, and the calls that it waits for.
@@ -182,13 +198,18 @@ class Enqueuer:
         if self._worker.after_enqueue is not None:
             await self._worker.after_enqueue()
 
-    async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
+    async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}
         for task in tasks:
             durable = getattr(task, "durable", None)
             kept.setdefault(self._durably if durable is None else durable, []).append(task)
-        plain = kept.pop(False, [])
-        if plain or not kept:
-            await self._worker.client.enqueue_many(plain, now)
+        refused = await self._worker.client.enqueue_many(kept.pop(False, []), now)
         for durable, some in kept.items():
-            await self._worker.client.enqueue_durably(some, now, durable)
+            refused += await self._worker.client.enqueue_durably(some, now, durable)
+        return refused
+
+
+def _raise_first(refused: Sequence[Refusal]) -> None:
+    """Raise the error of a call that could not be enqueued: one of the server's, or the first."""
+    for _, error in sorted(refused, key=lambda one: isinstance(one[1], TaskError | StreaqError)):
+        raise error

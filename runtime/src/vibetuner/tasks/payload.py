@@ -33,6 +33,9 @@ LENGTH_BYTES = 4
 LENGTH = Struct(">I").pack
 # A worker may have no memory for a larger call; load_messages in lua/queue.lua sends it none.
 LARGEST_CALL = 32_000_000
+# A server ends a connection that sends it more than 512 MB, however often it is sent.
+LARGEST_RESULT = 256_000_000
+LONGEST_ERROR = 10_000
 # Ends a place. A pickle ends with a full stop, so data without a place does not end like this.
 PLACED = b"\x01"
 # Enough of a signature to check data, and too little to restore the whole signature.
@@ -251,8 +254,8 @@ def _local_secret() -> str:
 def dump(data: Any) -> bytes:
     """Pickle data for the engine to store.
 
-    A task's arguments must be storable. A result or an exception that isn't becomes a
-    :class:`PayloadError` result: the task has run, and its end must be recorded.
+    A task's arguments must be storable. A result or an exception that isn't, or has more than
+    256 MB, becomes a :class:`PayloadError` result: the task has run, and its end must be recorded.
 
     Raises:
         PayloadError: an argument can't be stored, and the message names it; or all have more than
@@ -264,7 +267,10 @@ def dump(data: Any) -> bytes:
             # Some objects can be pickled but not unpickled; find out here and not in the reader. A
             # pickle without a class can always be read.
             pickle.loads(raw)  # noqa: S301 - pickled just above
-    except Exception as error:  # noqa: BLE001 - pickling runs anybody's code
+        if len(raw) > LARGEST_RESULT:
+            problem = f"{len(raw):,} bytes, and {LARGEST_RESULT:,} are allowed"
+            raise ValueError(problem)  # noqa: TRY301 - the reason why it can't be stored
+    except BaseException as error:  # noqa: BLE001 - pickling runs anybody's code, even sys.exit()
         if isinstance(data, dict) and "r" in data:
             return pickle.dumps({**data, "s": False, "r": _unstorable(data, error)})
         if isinstance(data, dict) and "a" in data:
@@ -278,10 +284,10 @@ def dump(data: Any) -> bytes:
     return raw
 
 
-def _unstorable(data: dict[str, Any], error: Exception) -> PayloadError:
+def _unstorable(data: dict[str, Any], error: BaseException) -> PayloadError:
     outcome = data["r"]
     if isinstance(outcome, BaseException):
-        return PayloadError(f"{type(outcome).__name__}: {_text(outcome)}")
+        return PayloadError(f"{type(outcome).__name__}: {_text(outcome)[:LONGEST_ERROR]}")
     return PayloadError(
         f"{data['f']}: its result, a {type(outcome).__name__}, can't be stored "
         f"({first_line(error)}). Return plain data"
@@ -292,7 +298,7 @@ def _text(error: BaseException) -> str:
     """Return the text of an error; an error in its __str__ must not lose the result."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: BLE001 - as above
         return f"a {type(error).__name__} without a readable message"
 
 
@@ -302,7 +308,7 @@ def _unstorable_argument(data: dict[str, Any]) -> str:
     for name, value in named.items():
         try:
             pickle.dumps(value)
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             return (
                 f"{data['f']}: {name}, a {type(value).__name__}, can't be stored "
                 f"({first_line(error)}). "

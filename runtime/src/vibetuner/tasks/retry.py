@@ -116,8 +116,16 @@ class ErrorRules:
 
     def gives_up(self, error: BaseException) -> bool:
         """Return whether a task that raised ``error`` must not be tried again."""
-        if isinstance(error, BaseExceptionGroup):  # such as a TaskGroup raises
-            return any(map(self.gives_up, error.exceptions))
+        errors = [error]
+        while errors:  # without recursion, as groups may be nested deeply
+            error = errors.pop()
+            if isinstance(error, BaseExceptionGroup):  # such as a TaskGroup raises
+                errors += error.exceptions
+            elif self._forbids(error):
+                return True
+        return False
+
+    def _forbids(self, error: BaseException) -> bool:
         if isinstance(error, StreaqRetry):
             return False
         for kind in type(error).__mro__:
@@ -219,16 +227,16 @@ def named_wait(error: BaseException, now: datetime) -> timedelta | None:
     >>> named_wait(error, datetime.now(UTC))
     datetime.timedelta(seconds=120)
     """
-    named = getattr(error, "retry_after", None)
-    if named is None:
-        headers: Any = getattr(getattr(error, "response", error), "headers", None)
-        # A custom dict may be case-sensitive, unlike HTTP.
-        for name in ("Retry-After", "retry-after"):
-            if named is None and hasattr(headers, "get"):
-                named = headers.get(name)
     try:
+        named = getattr(error, "retry_after", None)
+        if named is None:
+            headers: Any = getattr(getattr(error, "response", error), "headers", None)
+            # A custom dict may be case-sensitive, unlike HTTP.
+            for name in ("Retry-After", "retry-after"):
+                if named is None and hasattr(headers, "get"):
+                    named = headers.get(name)
         wait = _span(named, now)
-    except (TypeError, ValueError, OverflowError):  # the header can hold anything
+    except Exception:  # noqa: BLE001 - the header can hold anything, and a property may raise
         return None
     return min(max(wait, timedelta(0)), LONGEST_NAMED)
 

@@ -532,7 +532,8 @@ class TaskWorker(Worker[Any]):
             TaskExists, TaskError: some calls could not be enqueued; all others were. If an item is
                 no call, nothing was.
             NotDurable: no confirmation of the durable ones in time.
-            StreaqError: an argument can't be stored; its cause, a PayloadError, names it.
+            StreaqError: an argument can't be stored; its cause, a PayloadError, names it. All other
+                calls were enqueued.
         """
         await self.enqueuer.many(tasks)
 

@@ -126,6 +126,23 @@ async def test_a_running_worker_is_looked_at_for_the_reason(queue_of: Queue, run
         assert await state(queue_of, holder.id) is State.ABORTED
 
 
+async def test_a_task_whose_payload_expires_while_it_runs_is_known(queue_of: Queue, running):
+    """A task that began before its payload expired is found, explained, followed and aborted."""
+    worker = queue_of.worker
+    async with running(worker):
+        task = await worker.registry["waits"].enqueue()
+        await eventually(queue_of.running)
+        await queue_of.redis.delete([queue_of.engine_keys.data(task.id)])  # as after expire=
+        assert f"It runs on worker {worker.id}" in await texts(queue_of, task.id)
+        follower = await worker.registry["double"].enqueue(1).start(after=task.id)
+        assert f"It waits for waits {task.id}" in await texts(queue_of, follower.id)
+        assert await abort(queue_of, task.id) is True
+        await eventually(lambda: ended(queue_of, task.id))
+        assert not (await follower.result(timeout=30)).success
+        assert await state(queue_of, task.id) is State.ABORTED
+        assert await queue_of.redis.exists([queue_of.engine_keys.aborted]) == 0
+
+
 async def test_a_task_in_line_names_the_one_that_comes_first(queue: Queue):
     """The reason for a task in line is the first task with its arguments.
 

@@ -86,7 +86,7 @@ async def test_one_retries_while_another_discards(store: str, bury: Bury, queue:
             assert "by ann" in str(lost)
         else:
             assert "was discarded by bob" in str(lost)
-        assert await enqueued(queue, retry_id(f"t{n}")) == bool(letter.retried_as)
+        assert await enqueued(queue, retry_id(make_letter(f"t{n}"))) == bool(letter.retried_as)
 
 
 async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
@@ -95,7 +95,7 @@ async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
     """A second retry only records a first one that crashed after its enqueue."""
     letter = await bury("t1", "acme")
     assert await count() == 1
-    act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id("t1"))
+    act = Act(at=datetime.now(UTC), by="ann", retried_as=retry_id(make_letter("t1")))
     keys, codec = queue.client.keys, queue.client.codec
     store = StreamStore(queue.redis, settings.redis_key_prefix)
     await store.settle(letter, act, make_retry(letter, queue, keys, codec, None), keep=False)
@@ -103,7 +103,7 @@ async def test_a_crash_between_queue_and_record_leads_to_no_second_run(
 
     assert await retry("t1", by="bob") == act.retried_as
 
-    assert await enqueued(queue, retry_id("t1")) == 1
+    assert await enqueued(queue, retry_id(make_letter("t1"))) == 1
     completed = await get("t1")
     assert (completed.retried_as, completed.acted_by) == (act.retried_as, "ann")
 
@@ -192,7 +192,7 @@ async def test_arguments_signed_with_the_previous_key_are_accepted(settings: Set
             letter = make_letter("t1", payload=body + signature)
             await keep(get_worker().redis, settings.redis_key_prefix, letter)
 
-            assert await retry("t1") == retry_id("t1")
+            assert await retry("t1") == retry_id(make_letter("t1"))
 
 
 async def test_a_retry_that_fails_can_be_retried(store: str, bury: Bury):

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from tests.runtime.tasks.letters.conftest import Bury, make_letter
+from tests.runtime.tasks.letters.conftest import Bury, enqueued, make_letter
 from vibetuner.cli.checks.services import _look_at_letters
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import (
@@ -181,6 +181,28 @@ async def test_one_task_has_one_letter(store: str, bury: Bury):
     await bury("t1", cause=Cause.CRASHED)
     assert (await get("t1")).cause is Cause.TIMEOUT
     assert await count() == 1
+
+
+async def test_an_id_that_is_used_again_has_a_letter_of_its_own(
+    store: str, bury: Bury, queue: TaskWorker
+):
+    """A task whose id had a settled letter gets an open one, which can be retried."""
+    first = await bury("acme-2026-11", 1)
+    retried = await retry("acme-2026-11")
+    second = await bury("acme-2026-11", 2, enqueued_at=first.enqueued_at + timedelta(days=1))
+    assert await count() == 1
+    assert await count(open_only=False) == 1
+    letter = await get("acme-2026-11")
+    assert (letter.args, letter.is_open) == ([2], True)
+    assert [group.count for group in await groups()] == [1]
+
+    again = await retry("acme-2026-11")
+    assert again != retried
+    assert await enqueued(queue, again) == 1
+    assert await retry("acme-2026-11") == again
+    assert await count() == 0
+    await bury("acme-2026-11", 2, enqueued_at=second.enqueued_at)  # by a worker that was lost
+    assert (await get("acme-2026-11")).retried_as == again
 
 
 async def test_without_an_open_queue_the_error_names_the_cure(settings: Settings):

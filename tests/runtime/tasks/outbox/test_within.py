@@ -294,7 +294,7 @@ async def test_a_row_that_was_handed_on_and_ended_is_waited_for_no_more(
         answer = await queue.call("hand_on", (keys.queue,), [*head, "", "", 0, "", *values])
         assert answer == [b"?" + first.id.encode()]
         answer = await queue.call("hand_on", (keys.queue,), [*head, first.id, "", 0, "", *values])
-        assert answer == [values[0].encode()]
+        assert answer == [values[0].encode(), b""]
         assert await worker.redis.smembers(keys.failing) == {values[0]}
 
 

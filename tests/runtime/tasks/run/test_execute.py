@@ -32,6 +32,14 @@ def busy(seconds: float) -> Exception:
     return error
 
 
+class Evasive(Exception):
+    """An error whose attributes raise."""
+
+    @property
+    def retry_after(self) -> float:
+        raise RuntimeError("not known yet")
+
+
 def judged(
     error: BaseException | None, max_tries: int = 0, rules: ErrorRules | None = None, **known: Any
 ) -> Attempt:
@@ -85,10 +93,18 @@ def test_an_attempt_has_one_end(attempt: Attempt, end: End, cause: Cause | None)
         (judged(StreaqRetry(schedule=datetime.fromtimestamp(9, UTC))), 8000),
         (judged(busy(9), 3), 9000),
         (judged(ValueError(), 3), 4000),
+        (judged(StreaqRetry(delay="soon"), 3), 4000),  # type: ignore[arg-type]
+        (judged(StreaqRetry(delay=10**400)), 4000),
+        (judged(Evasive(), 3), 4000),
+        (judged(StreaqRetry(schedule="* * * * *")), 4000),  # type: ignore[arg-type]
+        (judged(StreaqRetry(schedule=datetime.max.replace(tzinfo=UTC))), 4000),
     ],
 )
 def test_the_next_attempt_has_a_time(attempt: Attempt, milliseconds: int):
-    """The time of a retry comes from the error, else from the backoff, else from the tries."""
+    """The time of a retry comes from the error, else from the backoff, else from the tries.
+
+    A time that can't be used counts as none.
+    """
     assert (attempt.end, attempt.retry_at) == (End.RETRYING, FINISHED + milliseconds)
 
 

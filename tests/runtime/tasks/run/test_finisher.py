@@ -212,6 +212,18 @@ async def test_workers_with_unequal_idle_timeouts_record_an_end_without_a_result
     assert await client.functions.connection.call("XLEN", keys.journal.ended) == 1
 
 
+@pytest.mark.parametrize(("idle", "kept"), [(1, 30), (60, 60), (86_400, 300)])
+async def test_an_answer_is_remembered_while_its_claim_is_valid(
+    client: QueueClient, idle: int, kept: int
+):
+    """A step that is sent again after an outage is not taken for one that the server has lost."""
+    keys, call = client.keys, client.functions.call
+    places = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+    assert await call("finish", places, [GROUP, "w1", 1000 * idle, 900, 0, "step", 0]) == []
+    milliseconds = await client.functions.connection.call("PTTL", keys.answered("step"))
+    assert 1000 * kept - 5000 < milliseconds <= 1000 * kept
+
+
 async def test_a_message_that_never_began_is_requeued_without_an_attempt(finisher: Finisher):
     """A requeued message has its queue and its id, and nothing of an attempt."""
     finisher.requeue("high", "5-0")

@@ -34,6 +34,18 @@ class Mute(Exception):
         raise TypeError("no pickle")
 
 
+class Exiting(Mute):
+    """An exception that exits wherever it is shown or pickled."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
 class OneWay(Exception):
     """An exception that can be pickled and not unpickled."""
 
@@ -46,6 +58,21 @@ class OneWayValue:
 
     def __reduce__(self) -> Any:
         return (_refuse, ())
+
+
+class ExitingValue:
+    """A value that exits wherever it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+def deep_group(depth: int = 5000) -> BaseException:
+    """Return a group of exceptions that is nested ``depth`` times."""
+    whole: BaseException = ValueError("no")
+    for _ in range(depth):
+        whole = BaseExceptionGroup("several", [whole])
+    return whole
 
 
 def _refuse() -> None:
@@ -71,6 +98,8 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "one that can't be shown": Mute,
     "one that can't be read back": lambda: OneWay("a", "b"),
     "RecursionError": RecursionError,
+    "a deep group": deep_group,
+    "one that exits": Exiting,
 }
 
 
@@ -122,7 +151,7 @@ async def test_a_robust_task_has_a_letter_for_any_error(
 
 async def test_a_result_that_cannot_be_stored_fails_its_task(worker: TaskWorker, running: Running):
     """A result that can't be pickled, or not unpickled, fails its task with PayloadError."""
-    values = [lambda: None, nested(), OneWayValue()]
+    values = [lambda: None, nested(), OneWayValue(), ExitingValue()]
 
     @worker.task(name="give")
     async def give(place: int) -> Any:
@@ -232,6 +261,8 @@ async def test_messages_of_any_shape_end_once(worker: TaskWorker, running: Runni
         assert ended == len(payloads) + 3
         results = [f"{worker.results_key}odd-{number}" for number in range(len(payloads))]
         assert await worker.redis.exists(results) == len(payloads)
+        keys = worker.client.keys
+        assert await worker.redis.exists([keys.running, keys.retry("")]) == 0
 
 
 @pytest.mark.parametrize("where", ["a mark", "a schedule", "a name", "a line"])

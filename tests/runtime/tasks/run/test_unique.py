@@ -28,6 +28,7 @@ from vibetuner.tasks.observers import Observers
 from vibetuner.tasks.payload import Kind, signing_keys
 from vibetuner.tasks.robust import RetryLater, Unique, robust_cron, robust_task
 from vibetuner.tasks.run.execute import Executor
+from vibetuner.tasks.unique import Clash
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
 
@@ -758,3 +759,36 @@ async def test_a_lock_outlives_no_kill_by_more_than_the_idle_timeout(
         if second is not None:
             assert (await second.result(timeout=30)).success
     assert ran == (["first"] if second is None else ["first", "second"])
+
+
+@pytest.mark.parametrize("clash", ["skip", "wait", "replace"])
+async def test_a_task_whose_rule_changes_leaves_its_group(
+    worker: TaskWorker, running: Running, settings: Settings, clash: Clash
+):
+    """A call that a web process of an older version has enqueued doesn't block the next ones."""
+    older, ran = TaskWorker(settings), list[int]()
+
+    def define(worker: TaskWorker, unique: Unique) -> Any:
+        with using_worker(worker):
+
+            @robust_task(name="charge", unique=unique)
+            async def charge(number: int) -> int:
+                ran.append(number)
+                return number
+
+        return charge
+
+    former = define(older, Unique(clash=clash))
+    define(worker, Unique(by=("number",), clash=clash))
+    async with older, running(worker):
+        for number in range(3):
+            calls = [await former.enqueue(number)]
+            if clash == "wait":
+                calls.append(await former.enqueue(number))
+            for call in calls:
+                assert (await call.result(timeout=30)).result == number
+    async with worker:
+        keys = worker.client.keys
+        left = [keys.unique, keys.holder("charge"), keys.line("charge"), keys.in_line]
+        assert await worker.redis.exists(left) == 0
+    assert sorted({*ran}) == [0, 1, 2]

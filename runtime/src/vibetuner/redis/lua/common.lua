@@ -31,10 +31,14 @@ local function store_payload(prefix, task, payload, lifetime, ...)
   return redis.call('set', key, payload, 'px', lifetime, ...)
 end
 
+-- The milliseconds to keep what a queued task is given by others: a year, as nobody may read its queue
+-- for long. It is deleted when the task ends, unless a worker of streaq's own ends it.
+local UNREAD = 31536000000
+
 -- Mark a task to be aborted by the worker that runs or claims it.
 local function mark(prefix, task)
   redis.call('sadd', prefix .. ':aborted', task)
-  redis.call('expire', prefix .. ':aborted', 604800)
+  redis.call('pexpire', prefix .. ':aborted', UNREAD)
 end
 
 -- Mark a task for its abort, which need not be in Redis yet. ARGV: its id.

@@ -70,12 +70,22 @@ local function count_letter(letters, about, n, place)
   redis.call('hset', groups, about.fingerprint, cjson.encode(group))
 end
 
--- Store a letter, one for each task: if a task dies twice, the first letter stays.
+-- Store a letter, one for each task: if a task dies twice, the first letter stays. If its id was used
+-- for another task after a person had settled the letter, the new letter replaces it.
 local function keep_letter(letters, places, task, letter)
+  local whole, about, acts = cjson.decode(letter), {}, letters .. ':acted'
   local known = redis.call('hget', places, task)
-  if known and #redis.pcall('xrange', letters, known, known) > 0 then return end
+  local old = known and redis.pcall('xrange', letters, known, known)[1]
+  if old then
+    local first = object(old[2][2])
+    if redis.call('hexists', acts, task) == 0 or first and first.enqueued_at == whole.enqueued_at then
+      return
+    end
+    redis.call('xdel', letters, known)
+  end
+  redis.call('hdel', acts, task)
+  redis.call('del', acts .. ':' .. task)
   -- Store the fields that a search compares separately, as parsing whole letters is too slow.
-  local whole, about = cjson.decode(letter), {}
   for _, name in ipairs(SEARCHED) do about[name] = whole[name] end
   local place = redis.call('xadd', letters, '*', 'letter', letter, 'about', cjson.encode(about))
   redis.call('hset', places, task, place)

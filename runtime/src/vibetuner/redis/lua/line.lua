@@ -24,6 +24,11 @@ local function is_live(prefix, task)
   return redis.call('exists', prefix .. ':task:data:' .. task) == 1
 end
 
+-- Return whether a task waits or runs; its payload may expire while it runs.
+local function is_here(prefix, task)
+  return is_live(prefix, task) or redis.call('sismember', prefix .. ':index:running', task) == 1
+end
+
 -- Return whether a task has ended, with a result that is kept.
 local function has_ended(prefix, task)
   return not is_live(prefix, task) and redis.call('exists', prefix .. ':task:results:' .. task) == 1
@@ -95,6 +100,15 @@ local function leave_group(prefix, task, now)
   redis.call('hdel', prefix .. ':unique', task)
   if holder_of(one.state) == task then return advance(prefix, one.state, one.line, now) end
   leave_line(one)
+end
+
+-- Return the holder of a group, after one that has ended without a trace has left it.
+local function live_holder(prefix, state, line, now)
+  local holder = holder_of(state)
+  if not holder or is_live(prefix, holder) then return holder end
+  leave_group(prefix, holder, now)
+  if holder_of(state) == holder then advance(prefix, state, line, now) end  -- it was in another group
+  return holder_of(state)
 end
 
 -- Record that a holder waits again: for its retry, or for another worker.

@@ -24,7 +24,7 @@ local LARGEST_PAYLOAD, LONGEST_NUMBER = 33554432, 20
 
 -- Add payload, number of tries so far and mark (0 none, 1 abort, 2 a failed dependency) to claimed
 -- messages. Each message is { priority, message, task, enqueue time }; returns seven values a message
--- in one flat list. A payload that is too large is empty.
+-- in one flat list. A payload that is too large is empty, and so is the number if no attempt has begun.
 local function load_messages(prefix, messages, reply)
   local wanted = {}
   for i, message in ipairs(messages) do
@@ -37,7 +37,7 @@ local function load_messages(prefix, messages, reply)
   for i, message in ipairs(messages) do
     reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] =
       message[1], message[2], message[3], message[4]
-    local payload, tries = found[2 * i - 1], found[2 * i] or '0'
+    local payload, tries = found[2 * i - 1], found[2 * i] or ''
     reply[n + 5] = payload and #payload > LARGEST_PAYLOAD and '' or payload
     reply[n + 6] = #tries > LONGEST_NUMBER and '0' or tries
     reply[n + 7] = 0
@@ -231,10 +231,6 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
--- The milliseconds to keep what a queued task is given by another: a year, as nobody may read its queue
--- for long. It is deleted when the task ends, unless a worker of streaq's own ends it.
-local UNREAD = 31536000000
-
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
@@ -389,8 +385,8 @@ end
 -- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
 -- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
 -- stream), task, time of its claim, result or time of the retry by the worker's clock, lifetime of
--- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
--- values of each extra.
+-- the result, task name, outcome, journal entry, payload for the journal (h: for the next attempt, as
+-- the stored one may have expired), number of extras, and two values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
 -- again and must be enqueued anew.
@@ -438,7 +434,10 @@ local function finish(keys, argv)
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
       if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
       if kind == 'h' or kind == 'u' then
-        if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
+        if kind == 'h' then
+          redis.call('decr', prefix .. ':task:retry:' .. task)
+          if one.payload ~= '' then store_payload(prefix, task, one.payload, '0') end
+        end
         redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
       elseif id ~= '' then
         local ids = batch.acknowledged[stream] or {}
@@ -460,7 +459,9 @@ local function finish(keys, argv)
   end
   if soonest then redis.call('publish', prefix .. ':delayed', whole(soonest)) end
   flush_batch(prefix, group, batch, consumer)
-  redis.call('set', answered, cjson.encode(reply), 'px', 30000)
+  -- For as long as the claims of these attempts let them look lost; see is_gone.
+  local kept = math.min(math.max(tonumber(idle), 30000), 300000)
+  redis.call('set', answered, cjson.encode(reply), 'px', kept)
   return reply
 end
 
@@ -531,7 +532,7 @@ local function gone_from(prefix, argv, i, outbox)
     i = i + 6 + argv[i + 5]
   end
   for _, task in ipairs(followed) do
-    if not here[task] and not is_live(prefix, task)
+    if not here[task] and not is_here(prefix, task)
       and redis.call('exists', prefix .. ':task:results:' .. task) == 0 then return task end
   end
 end
@@ -624,7 +625,7 @@ local function enqueue_keyed(prefix, argv, gone, is_checked)
   local once = prefix .. ':task:once:' .. argv[1]
   local known = redis.call('get', once)
   if known then
-    local space = known:find(' ', 1, true)
+    local space = known:find(' ["', 1, true)  -- the digest is a JSON list, and an id may have spaces
     return { known:sub(1, space - 1), known:sub(space + 1) }
   end
   local task = argv[4]
@@ -650,7 +651,7 @@ end
 -- dependency that is gone, to fail, or nothing; the idempotency key or nothing, its lifetime, a digest
 -- of the call, then the values that enqueue takes for one task.
 -- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
--- enqueue returns if a dependency is gone, else this task.
+-- enqueue returns if a dependency is gone, else this task and an empty text.
 local function hand_on(keys, argv)
   local task, handed = argv[7], keys[1] .. ':task:handed:' .. argv[7]
   if redis.call('exists', handed) == 1 then return {} end
@@ -659,7 +660,7 @@ local function hand_on(keys, argv)
   redis.call('set', handed, '1', 'px', argv[1])
   if argv[4] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 4) }, gone, true) end
   enqueue_from(keys[1], argv, 7, nil, gone)
-  return { task }
+  return { task, '' }
 end
 
 -- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is
@@ -669,8 +670,7 @@ end
 -- Returns `over` (ended or unknown), `marked` or `ended`.
 local function abort(keys, argv)
   local prefix, now, task = keys[1], whole(clock()), argv[2]
-  if redis.call('exists', prefix .. ':task:results:' .. task) == 1
-    or redis.call('exists', prefix .. ':task:data:' .. task) == 0 then
+  if redis.call('exists', prefix .. ':task:results:' .. task) == 1 or not is_here(prefix, task) then
     return 'over'
   end
   local one, fallback = member(prefix, task), argv[7] ~= '' and argv[7] or nil

@@ -54,11 +54,7 @@ local function enqueue_unique(keys, argv)
   local state, line = prefix .. ':task:unique:' .. group, prefix .. ':task:line:' .. group
   if is_live(prefix, task) then return { task, -1 } end
   if redis.call('exists', prefix .. ':task:results:' .. task) == 1 then return { task, -2 } end
-  local holder = holder_of(state)
-  if holder and not is_live(prefix, holder) then
-    leave_group(prefix, holder, now)
-    holder = holder_of(state)
-  end
+  local holder = live_holder(prefix, state, line, now)
   if holder and clash == 'skip' then return { holder, 0 } end
   local replaced, is_kept = nil, false
   if holder and clash == 'replace' then
@@ -110,17 +106,18 @@ local function hold(keys, argv)
     drop(prefix, stream, argv[6], message, task)
     return false
   end
+  local one, is_dropped = member(prefix, task), false
+  if one and one.group ~= group then  -- a process of another version has enqueued it
+    leave_group(prefix, task, now)
+    one = nil
+  end
   local state = prefix .. ':task:unique:' .. group
   local holder = holder_of(state)
-  if holder and holder ~= task and not is_live(prefix, holder) then
-    leave_group(prefix, holder, now)
-    holder = holder_of(state)
+  if holder ~= task then
+    holder = live_holder(prefix, state, prefix .. ':task:line:' .. group, now)
   end
-  local one, is_dropped = member(prefix, task), false
   if holder and holder ~= task then
-    if not one or one.group ~= group then
-      one = new_member(prefix, task, group, priority, tostring(now))
-    end
+    one = one or new_member(prefix, task, group, priority, tostring(now))
     if not redis.call('zscore', one.line, task) then join_line(one) end
     is_dropped = true
   elseif holder and one then

@@ -28,7 +28,7 @@ from vibetuner.stored import dump_record
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
-from vibetuner.tasks.engine import call_data, follows_another
+from vibetuner.tasks.engine import call_data, follows_another, is_chained
 from vibetuner.tasks.journal import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
 from vibetuner.tasks.retry import unique_of
@@ -42,6 +42,8 @@ ENQUEUED_AT_ONCE = 500
 TAKEN = (0, -1)
 # Answer of enqueue_unique in lua/unique.lua: sign the call for another task, and send it again.
 SIGN_AGAIN = 2
+#: A task that could not be enqueued, and why.
+Refusal = tuple[Task[Any, Any], BaseException]
 # The result of an unknown task is kept for as long as that of any task in streaq.
 UNKNOWN_RESULT_MS = 300_000
 
@@ -74,35 +76,47 @@ class QueueClient:
         self.keys = keys
         self.codec = codec
 
-    async def enqueue(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[int | bytes]:
-        """Enqueue tasks, in one step.
-
-        Returns, for each task, one of TAKEN if its id is taken.
+    async def _enqueue_some(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
+        """Enqueue tasks in one step, except those that can't be; return these with their errors.
 
         Raises:
+            StreaqError: a part of a chain can't be stored; nothing was enqueued.
             ServiceUnavailable: Redis does not answer, or refuses.
         """
-        async with self.answering():
-            answers: list[int | bytes] = await self._ask(
-                "enqueue", tasks[0], self.values(tasks, now)
-            )
-        return answers
+        refused: list[Refusal] = []
+        stored: list[tuple[Task[Any, Any], list[Any]]] = []
+        for task in tasks:
+            try:
+                stored.append((task, self.values([task], now)))
+            except StreaqError as error:
+                if is_chained(task):
+                    raise
+                refused.append((task, error))
+        while stored:
+            async with self.answering():
+                values = [value for _, own in stored for value in own]
+                answers = await self._ask("enqueue", values)
+            if not (gone := gone_in(answers)):
+                pairs = zip(stored, answers, strict=True)
+                refused += [(one[0], _exists(one[0], at)) for one, at in pairs if at in TAKEN]
+                break
+            # Without the tasks that were to follow it, and in turn those that follow these.
+            refused += [(task, _gone(task, gone)) for task, _ in stored if _is_after(task, gone)]
+            stored = [one for one in stored if not _is_after(one[0], gone)]
+        return refused
 
-    async def _ask(self, name: str, task: Task[Any, Any], values: Sequence[Any]) -> Any:
-        """Enqueue by a function of lua/queue.lua.
+    async def _ask(self, name: str, values: Sequence[Any]) -> Any:
+        """Enqueue by a function of lua/queue.lua, and return its answer.
 
-        If a task to be followed is gone, look for it in the outbox, and ask again.
-
-        Raises:
-            TaskNotFound: it is in no outbox, either; nothing was enqueued.
+        If a task to be followed is gone, look for it in the outbox, and ask again. If it is in no
+        outbox, either, nothing was enqueued; see :func:`gone_in`.
         """
         sought: set[str] = set()
         while True:
             answer = await self.functions.call(name, (self.keys.queue,), values)
-            if not (gone := gone_in(answer)):
+            gone = gone_in(answer)
+            if not gone or gone in sought or self._fetch is None:
                 return answer
-            if gone in sought or self._fetch is None:
-                raise _gone(task, gone)
             sought.add(gone)
             await self._fetch(gone)
 
@@ -121,7 +135,7 @@ class QueueClient:
         key, mine = task.key or "", fingerprint(task)
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
         async with self.answering():
-            found = await self._ask("enqueue_once", task, values)
+            found = _known(task, await self._ask("enqueue_once", values))
         if found[0] in TAKEN:
             raise _exists(task, found[0])
         task_id, known = found[0].decode(), found[1].decode()
@@ -161,7 +175,7 @@ class QueueClient:
         values = self.values([task], now)
         try:  # like answering(), but cheaper
             if task.after:
-                (answer,) = await self._ask("enqueue", task, values)
+                (answer,) = _known(task, await self._ask("enqueue", values))
             else:
                 (answer,) = await self.functions.call(
                     "enqueue_each", (self.keys.queue,), values, shared=True
@@ -213,21 +227,18 @@ class QueueClient:
         tasks = [task, *parts]
         values = self.values(tasks, now)
         async with self.answering():
-            answer = await self._ask("enqueue_batch", task, values)
+            answer = _known(task, await self._ask("enqueue_batch", values))
         if answer in TAKEN:
             raise _exists(task, answer)
 
-    async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> None:
-        """Enqueue many tasks, hundreds in one step.
+    async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
+        """Enqueue many tasks, hundreds in one step; return those that can't be, with their errors.
 
         A unique task, and a task with parts, is enqueued in a step of its own. Tasks that follow
         others come last, as those must be known by then.
-
-        Raises:
-            TaskExists: an id is taken; the other tasks were enqueued.
         """
         once: list[Task[Any, Any]] = []
-        taken: list[TaskExists] = []
+        refused: list[Refusal] = []
         for task in sorted(tasks, key=lambda one: bool(one.after)):
             try:
                 if task.parent.unique and (unique := line_of(task)):
@@ -240,37 +251,26 @@ class QueueClient:
                     await self.enqueue_new(task, now)
                 else:
                     once.append(task)
-            except TaskExists as error:
-                taken.append(error)
+            except (TaskError, StreaqError) as error:
+                refused.append((task, error))
         for at in range(0, len(once), ENQUEUED_AT_ONCE):
-            part = once[at : at + ENQUEUED_AT_ONCE]
-            pairs = zip(part, await self.enqueue(part, now), strict=True)
-            taken += [_exists(task, answer) for task, answer in pairs if answer in TAKEN]
-        if taken:
-            raise taken[0]
+            refused += await self._enqueue_some(once[at : at + ENQUEUED_AT_ONCE], now)
+        return refused
 
     async def enqueue_durably(
         self, tasks: Sequence[Task[Any, Any]], now: int, patience: bool | timedelta
-    ) -> None:
+    ) -> list[Refusal]:
         """Enqueue tasks like :meth:`enqueue_many`, and wait until the server can't lose them.
 
         Raises:
             NotDurable: no confirmation in time.
-            TaskExists: an id is taken; the other tasks were enqueued, and are durable.
         """
-
-        async def write(client: QueueClient) -> TaskExists | None:
-            try:
-                await client.enqueue_many(tasks, now)
-            except TaskExists as error:
-                return error
-            return None
-
         what = f"{tasks[0].parent.fn_name} {tasks[0].id}"
         if len(tasks) > 1:
             what += f" and {len(tasks) - 1} more"
-        if taken := await self.durable.keep(write, what, patience):
-            raise taken
+        return await self.durable.keep(
+            lambda client: client.enqueue_many(tasks, now), what, patience
+        )
 
     async def repeat(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
@@ -294,7 +294,7 @@ class QueueClient:
             )
         first = copy(task)
         first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
-        await self.enqueue([first], now)
+        await self._enqueue_some([first], now)
 
     async def result(self, task_id: str, seconds: float | None) -> TaskResult[Any]:
         """Wait for a task's result.
@@ -455,11 +455,25 @@ def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
 
 
 def gone_in(answer: Any) -> str:
-    """Return the id of a task that is gone, if an answer says that another was to follow it."""
-    first = answer[0] if isinstance(answer, list) and answer else answer
+    """Return the id of a task that is gone, if an answer says that another was to follow it.
+
+    An answer of two items begins with the id of a task, which may begin like this one.
+    """
+    first = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
     if isinstance(first, bytes) and first.startswith(b"?"):
         return first[1:].decode()
     return ""
+
+
+def _known(task: Task[Any, Any], answer: Any) -> Any:
+    """Return an answer; raise TaskNotFound if it names a task to be followed that is gone."""
+    if gone := gone_in(answer):
+        raise _gone(task, gone)
+    return answer
+
+
+def _is_after(task: Task[Any, Any], first: str) -> bool:
+    return first in task.after or f"~{first}" in task.after
 
 
 def _gone(task: Task[Any, Any], first: str) -> TaskNotFound:

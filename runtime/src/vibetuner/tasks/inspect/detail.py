@@ -142,10 +142,11 @@ async def find_row(queue: Queue, task_id: str, facts: Facts) -> Row | None:
     if facts.waiting:
         found = facts.waiting
         return Row(task_id=task_id, name=found.name, state=State.WAITING, created=found.created_at)
-    if facts.has_payload:
+    if facts.has_payload or not (facts.ended or facts.result):  # it may expire while the task runs
         for running in await queue.running():
             if running.task_id == task_id:
                 return replace(running, created=moment(facts.data.get("t")))
+    if facts.has_payload:
         state = State.WAITING if facts.parents else State.QUEUED
         return Row(
             task_id=task_id,

@@ -169,10 +169,10 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
     if len(facts.parents) > MOST_PARENTS:
         yield Reason(f"It waits for {len(facts.parents):,} tasks; the first of them:")
     for parent in facts.parents[:MOST_PARENTS]:
-        seen = await gather(queue, parent)
-        if seen.has_payload or seen.waiting:
+        found = await find_row(queue, parent, await gather(queue, parent))
+        if found is not None and found.state not in ENDED:
             yield Reason(
-                f"It waits for {seen.data.get('f', 'a task')} {parent}",
+                f"It waits for {found.name or 'a task'} {parent}",
                 f"vibetuner tasks why {parent}",
             )
         else:

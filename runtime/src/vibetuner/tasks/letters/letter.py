@@ -27,7 +27,8 @@ class DeadLetter:
 
     Args:
         task_name: the task's name; ``unknown`` when its payload is gone or can't be read.
-        task_id: the id that ``enqueue`` returned; each id has one record.
+        task_id: the id that ``enqueue`` returned; each id has one record. If it is used again, a
+            record that was retried or discarded is replaced.
         error: the message of the last error, shortened to 1,000 characters.
         error_type: the class of the last error.
         tries: the number of attempts.
@@ -147,13 +148,13 @@ class Act:
         return {"retried_as": self.retried_as, "retried_at": self.at, **who}
 
 
-def retry_id(task_id: str) -> str:
-    """Return the id under which a task is retried: always the same for one task.
+def retry_id(letter: DeadLetter) -> str:
+    """Return the id under which a letter's task is retried: always the same for one letter.
 
-    >>> retry_id("7f3a") == retry_id("7f3a") != retry_id("7f3b")
-    True
+    An id of the project's own may have been used for an earlier task.
     """
-    return hashlib.sha256(f"retry of {task_id}".encode()).hexdigest()[:32]
+    about = f"retry of {letter.task_id} of {letter.enqueued_at}"
+    return hashlib.sha256(about.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

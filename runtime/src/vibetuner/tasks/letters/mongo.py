@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coredis.tokens import PureToken
-from pymongo import UpdateOne
+from pymongo import ReplaceOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from vibetuner.config import get_settings
@@ -50,6 +50,7 @@ INDEXES = (
 
 ABSENT = {"$exists": False}
 OPEN = {"retried_as": ABSENT, "discarded_at": ABSENT}
+SETTLED = {"$or": [{name: {"$exists": True}} for name in OPEN]}
 GROUPED = {
     "_id": "$fingerprint",
     "count": {"$sum": 1},
@@ -221,15 +222,18 @@ class MongoStore(StreamStore):
         return groups
 
     async def _insert(self, letters: Iterable[DeadLetter]) -> None:
-        """Insert letters that are not there yet, in one round trip."""
-        writes = [
-            UpdateOne(
-                {"_id": letter.task_id},
-                {"$setOnInsert": _fitting(letter).to_document()},
-                upsert=True,
+        """Insert letters that are not there yet, in one round trip.
+
+        If an id was used again after its letter had been settled, the new letter replaces it.
+        """
+        writes: list[UpdateOne | ReplaceOne[dict[str, Any]]] = []
+        for letter in letters:
+            same, whole = {"_id": letter.task_id}, _fitting(letter).to_document()
+            former = {**same, **SETTLED, "enqueued_at": {"$ne": letter.enqueued_at}}
+            writes += (
+                ReplaceOne(former, whole),
+                UpdateOne(same, {"$setOnInsert": whole}, upsert=True),
             )
-            for letter in letters
-        ]
         seconds = answer_seconds()
         try:
             # A frozen server accepts the data and never answers.

@@ -28,7 +28,7 @@ def plain(value: Any) -> Any:
     """
     try:
         shown = _plain(value, DEEPEST, iter(range(MOST_VALUES)))
-    except Exception as error:  # noqa: BLE001 - somebody's class must not cost the letter
+    except BaseException as error:  # noqa: BLE001 - somebody's class must not cost the letter
         note = f"can't be shown ({type(error).__name__})"
         return [note] if isinstance(value, list) else {"…": note}
     size = len(json.dumps(shown))
@@ -72,7 +72,7 @@ def plain_text(value: Any, longest: int = LONGEST_TEXT) -> str:
     """
     try:
         text = str(value)
-    except Exception as error:  # noqa: BLE001 - somebody's __str__ must not cost the letter
+    except BaseException as error:  # noqa: BLE001 - somebody's __str__ must not cost the letter
         text = f"a {type(value).__name__} ({type(error).__name__} in its __str__)"
     text = mask_secrets(text)  # before cutting, which could leave half of a secret
     if len(text) > longest:
@@ -86,7 +86,7 @@ def plain_traceback(error: BaseException, longest: int = LONGEST_TRACEBACK) -> s
         return ""
     try:
         return plain_text(format_traceback(error), longest)
-    except Exception as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
+    except BaseException as failure:  # noqa: BLE001 - somebody's __str__ must not cost the record
         return f"can't be shown ({type(failure).__name__})"
 
 

@@ -57,7 +57,7 @@ def make_retry(
         raise _refusal(letter, f"its arguments come from the result of {source}, which is gone")
     if data.keys() & DEPENDENCIES:
         body = dump({name: data[name] for name in data.keys() - DEPENDENCIES})
-    new_id = retry_id(letter.task_id)
+    new_id = retry_id(letter)
     declared = declared_queue(worker.registry.get(letter.task_name))
     known = (name for name in (letter.priority, declared) if name in worker.priorities)
     queue = next(known, default_queue(worker.priorities))

@@ -46,7 +46,7 @@ def _to_all(observers: Sequence[Observer], name: str) -> Callable[[Attempt], Non
         for method in methods:
             try:
                 method(attempt)
-            except Exception:
+            except BaseException:
                 about = type(method.__self__).__name__, attempt.fn_name
                 logger.exception("%s failed to observe %s", *about)
 

@@ -269,7 +269,7 @@ class Dispatcher:
                 continue  # it was idle for so long that this worker claimed it again
             self._claimed.append(
                 Attempt(
-                    task_id=task.decode("utf-8", "replace"),
+                    task_id=task.decode("utf-8", "replace") or f"message-{source[1]}",
                     priority=source[0],
                     message_id=source[1],
                     queued=_number(queued, LAST_MOMENT),
@@ -277,6 +277,7 @@ class Dispatcher:
                     tries=_number(tries, MOST_TRIES) + 1,
                     is_aborted=mark == ABORT,
                     must_fail=mark == FAIL,
+                    has_begun=tries != b"",
                     claimed=claimed,
                     claimed_at=now,
                 )

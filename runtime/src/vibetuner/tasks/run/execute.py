@@ -226,10 +226,9 @@ def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -
         Rejected: the payload is gone, forged, unreadable or not a call; or the task is unknown
             here.
     """
-    if not attempt.task_id:
-        attempt.task_id = f"message-{attempt.message_id}"
-        raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
     if attempt.payload is None:
+        if attempt.task_id == f"message-{attempt.message_id}":
+            raise Rejected(StreaqError("A message that names no task!"), Cause.UNREADABLE_PAYLOAD)
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
     if not attempt.payload:
         raise Rejected(
@@ -297,10 +296,12 @@ def check(attempt: Attempt) -> None:
         raise Rejected(StreaqCancelled("Task aborted prior to run!"), None)
     if task.max_tries and attempt.tries > task.max_tries:
         raise Rejected(StreaqError("Max retry attempts reached for task!"), Cause.CRASHED)
+    if attempt.has_begun:
+        return
     waited = (attempt.claimed or time.time_ns() // 1_000_000) - attempt.queued  # the server's clock
     if task.max_schedule_drift is not None and waited > to_ms(task.max_schedule_drift):
         raise Rejected(StreaqError("Cron task exceeded max schedule drift!"), Cause.CRON_DRIFT)
-    limit = None if policy is None or attempt.tries > 1 else policy.expire
+    limit = None if policy is None else policy.expire
     if limit is not None and waited > limit / timedelta(milliseconds=1):
         raise Rejected(StreaqError("Task expired!"), Cause.EXPIRED)
 
@@ -356,14 +357,16 @@ def _judge_failure(attempt: Attempt, chance: Callable[[], float], *, may_retry: 
     delay: timedelta | float = attempt.tries**2
     if isinstance(error, StreaqRetry):
         attempt.error = error.__cause__ or error
-        if error.schedule:
-            attempt.retry_at = datetime_ms(error.schedule)
-            return
-        delay = delay if error.delay is None else error.delay
-    elif policy is not None and (named := named_wait(error, datetime.now(UTC))) is not None:
-        delay = named
+        with suppress(Exception):  # as if it named no time, if that can't be used
+            if error.schedule:
+                attempt.retry_at = moment(datetime_ms(error.schedule))
+                return
+            if error.delay is not None:
+                attempt.retry_at = moment(attempt.finished + to_ms(error.delay))
+                return
     elif policy is not None:
-        delay = policy.retry.delay(tries=attempt.tries, chance=chance())
+        named = named_wait(error, datetime.now(UTC))
+        delay = policy.retry.delay(tries=attempt.tries, chance=chance()) if named is None else named
     attempt.retry_at = attempt.finished + to_ms(delay)
 
 

@@ -149,7 +149,9 @@ class Finisher:
         payload: bytes = b""
         if end is End.RETRYING:
             value = attempt.retry_at
-        elif end is not End.REQUEUED:
+        elif end is End.REQUEUED:
+            payload = _expiring(attempt)
+        else:
             lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
             if attempt.following:
@@ -170,8 +172,7 @@ class Finisher:
             extras += ("l", attempt.lock)
         entry = attempt.entry
         if end in {End.RETRYING, End.REQUEUED}:
-            if entry:
-                extras += ("t", entry)
+            extras += ("t", entry) if entry else ()
             entry = ""
         return [
             KINDS[end], attempt.priority, attempt.message_id, attempt.task_id, attempt.claimed,
@@ -320,6 +321,12 @@ class Finisher:
             else:
                 self._outage.over(attempt)
                 return
+
+
+def _expiring(attempt: Attempt) -> bytes:
+    """Return the payload of an attempt if the stored one expires, else nothing."""
+    expires = attempt.task is not None and attempt.task.expire is not None
+    return attempt.payload or b"" if expires else b""
 
 
 def fresh_ms(idle_ms: int) -> int:
