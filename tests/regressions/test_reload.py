@@ -18,8 +18,9 @@ pytestmark = pytest.mark.process
 Replace = Callable[[str], None]
 # This program prints the watched file, and fails if the text is broken.
 CODE = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 text = pathlib.Path({path!r}).read_text()
+if text.startswith("endless"): signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("read", text, flush=True)
 sys.exit("error: no money") if text.startswith("broken") else time.sleep(60)
 """
@@ -36,7 +37,7 @@ async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
 
     replace("first")
     code = CODE.format(path=str(file))
-    supervisor = Supervisor([Program("web", ("-c", code))], watch=[watch])
+    supervisor = Supervisor([Program("web", ("-c", code))], watch=[watch], patience=1)
     running = asyncio.create_task(supervisor.run())
     try:
         yield replace
@@ -88,3 +89,23 @@ async def test_an_error_that_is_made_again_is_printed_again(
         await eventually(lambda: count("read mended"))
         replace("broken again")
         await eventually(lambda: count("error: no money") == 2)
+
+
+async def test_a_program_that_does_not_end_is_killed_for_the_next_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """A change restarts a program that ignores its signal, as in an endless loop of a handler."""
+    printed = ""
+
+    def has_read(text: str, again: Callable[[], None] | None = None) -> bool:
+        nonlocal printed
+        printed += capfd.readouterr().err
+        if again and f"read {text}" not in printed:
+            again()
+        return f"read {text}" in printed
+
+    file = tmp_path / "code.py"
+    async with supervised(file, tmp_path) as replace:
+        await eventually(lambda: has_read("endless", lambda: replace("endless")))
+        replace("mended")
+        await eventually(lambda: has_read("mended"))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from watchfiles import awatch
 
-from vibetuner.cli.child import STOP_SECONDS
 from vibetuner.cli.complaint import READER_GONE
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
@@ -44,6 +43,8 @@ class Supervisor:
     ended is restarted, after a longer pause each time; if it keeps failing, everything stops. A
     program that fails in its first seconds also stops everything: if one part can't start, the
     command fails at once.
+
+    A program that has not ended ``patience`` seconds after a signal is killed.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Supervisor:
         *,
         watch: Sequence[Path] = (),
         label: bool = True,
-        grace: float = 30.0,
+        patience: float = 55.0,
         pause: float = 0.5,
     ) -> None:
         self._programs = programs
-        self._patience = grace + STOP_SECONDS
+        self._patience = patience
         self._pause = pause
         # A file is watched by its folder: an editor or `sed -i` puts a new file in its place.
         self._watch = [(path, path.is_dir()) for path in watch]
@@ -231,17 +232,24 @@ class Supervisor:
             self._told.clear()
             self._changed.set()
             self._signal_all(signal.SIGTERM)
+            # An endless loop in the code that was just mended keeps a program from ending.
+            loop, old = asyncio.get_running_loop(), tuple(self._running.values())
+            loop.call_later(self._patience, _signal, old, signal.SIGKILL)
 
     def _signal_all(self, number: signal.Signals) -> None:
-        for process in tuple(self._running.values()):
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+        _signal(tuple(self._running.values()), number)
 
     def _prefix(self, name: str) -> str:
         label = f"{name:<{self._width}} | "
         names = [program.name for program in self._programs]
         colour = NAME_COLOURS[names.index(name) % len(NAME_COLOURS)]
         return f"\x1b[{colour}m{label}\x1b[0m" if self._colourful else label
+
+
+def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # it has ended
+            process.send_signal(number)
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:
