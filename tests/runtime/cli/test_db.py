@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -388,6 +389,43 @@ def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Pa
     )
     assert none_left.endswith("Fewer are left in that direction. See:  uv run alembic current")
     assert empty.startswith("created: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("def upgrade(: pass", r"{file}:1: syntax error: .+"),
+        ("import nosuch", r"{file}:1: ModuleNotFoundError: No module named 'nosuch'\. .+"),
+        (
+            "revision, down_revision = 'bb', 'aa'",
+            r"Revision aa referenced from aa -> bb \(head\), .* is not present\. Look for its file "
+            r"in version control:  git log --stat",
+        ),
+        (
+            "revision, down_revision = '{first}', None",
+            r"Revision {first} is present more than once\. Give another to a file in .+",
+        ),
+        (
+            "revision, down_revision = 'bb', '{first}'\n\n\ndef upgrade():\n    return nothing",
+            r"{file}:5: NameError: name 'nothing' is not defined",
+        ),
+    ],
+    ids=["syntax", "import", "missing", "twice", "run"],
+)
+def test_a_broken_migration_is_named_in_one_line(project: Path, text: str, problem: str):
+    """A migration that is broken, missing or there twice is named, with its file if that is known.
+
+    So it is by the doctor.
+    """
+    db(project, "revision Start")
+    [start] = versions(project)
+    names = {"first": start.name[:12], "file": re.escape(str(start.with_name("bb.py")))}
+    write(start.with_name("bb.py"), text.format(**names))
+
+    assert re.fullmatch("error: " + problem.format(**names) + "\n", db(project, "upgrade"))
+    if "is not defined" not in problem:
+        found = tables_in_doctor(project)
+        assert re.fullmatch(problem.format(**names), f"{found['text']}. {found['cure']}")
 
 
 def test_a_start_in_development_creates_or_migrates(project: Path):
