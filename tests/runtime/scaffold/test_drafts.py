@@ -205,10 +205,10 @@ def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
         parse_fields(fields, document=False)
 
 
-@pytest.mark.parametrize("name", ["cls", "sqlmodel_update", "validate", "revision_id"])
+@pytest.mark.parametrize("name", ["cls", "l", "self", "sqlmodel_update", "validate", "revision_id"])
 @pytest.mark.parametrize("document", [False, True])
 def test_a_field_can_not_hide_what_its_class_has(name: str, document: bool):
-    """A field named ``cls`` is refused, as SQLModel can't make a table with one."""
+    """A field is refused if the class can't have it, or if lint calls its name ambiguous."""
     if document and name == "sqlmodel_update":
         assert parse_fields([name], document=True)[0].name == name
         return
@@ -258,6 +258,22 @@ def test_a_folder_in_the_place_of_a_file_is_named(place: Place):
     (place.root / "notes.txt").mkdir()
     with pytest.raises(CommandError, match=r"notes\.txt can't be read \(Is a directory\)"):
         plan_new(place, Draft(files={"notes.txt": "news"}))
+
+
+@pytest.mark.parametrize("code", ["", "from .send import send\n"])
+def test_a_module_that_a_package_would_hide_is_not_written(place: Place, code: str):
+    """A task named like a folder of tasks is refused, as Python would import the folder."""
+    create(place, draft_task(place, Name(("billing",), "send"), TaskOptions()))
+    write(place.root / "src/shop/tasks/billing/__init__.py", code)
+    before = snapshot(place)
+    with pytest.raises(CommandError) as refused:
+        plan_new(place, draft_task(place, Name((), "billing"), TaskOptions()))
+
+    assert str(refused.value) == (
+        "src/shop/tasks/billing/ is a package, which would hide src/shop/tasks/billing.py. "
+        "Choose another name, or rename the package first"
+    )
+    assert snapshot(place) == before
 
 
 def test_broken_code_hides_no_other(place: Place):

@@ -59,6 +59,7 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
         ("httpx2", "a package here", "httpx2_job"),
         ("worker", "a meaning in the project", "worker_job"),
         ("task", "a meaning in the project", "task_job"),
+        ("l", "a meaning in the project", "l_job"),
         ("../secrets", "would leave the folder", "secrets_job"),
         ("../reports", "would leave the folder", "reports"),
         ("/etc/reports", "would leave the folder", "etc/reports"),
@@ -165,12 +166,21 @@ def test_a_page_is_not_at_an_address_of_the_runtime(typed: str, kind: str, other
     assert parse_name(typed, "model").leaf == typed
 
 
-@pytest.mark.parametrize("typed", ["Field", "Document", "Database", "AsyncEngine"])
+@pytest.mark.parametrize(
+    "typed", ["Field", "Document", "Database", "AsyncEngine", "DeadLetter", "dead_letters"]
+)
 def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
-    """A model is not named after a class that its files import."""
+    """A model is not named after a class that its files import, or a collection of the runtime."""
     with pytest.raises(
         CommandError, match=r"has a meaning in the project already\. Try:  \w+_record"
     ):
         parse_name(typed, "model")
 
     assert parse_name(typed, "route").leaf
+
+
+def test_a_table_is_not_named_like_those_of_sqlite_itself():
+    """A model whose table would be named ``sqlite_...`` is refused: SQLite makes no such table."""
+    with pytest.raises(CommandError, match=r"begins as SQLite's own tables\. Try:  file_record$"):
+        parse_name("sqlite_file", "model")
+    assert parse_name("sqlite_file", "task").leaf == "sqlite_file"

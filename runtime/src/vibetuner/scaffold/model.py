@@ -37,10 +37,10 @@ TYPES = {
 }
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
 # Types, which a field of that name would hide from later fields, and names that every model has,
-# beside the attributes of its class.
+# beside the attributes of its class; ruff calls l ambiguous.
 RESERVED = {
     "bool", "date", "datetime", "float", "int", "str",
-    "cls", "id", "inspect_collection", "registry", "revision_id", "state_management",
+    "cls", "id", "inspect_collection", "l", "registry", "revision_id", "self", "state_management",
 }  # fmt: skip
 
 
