@@ -46,8 +46,15 @@ DEFAULT_DIR = "/run/secrets"
 
 
 def secrets_dir() -> Path | None:
-    """Return the folder of secrets, if there is one."""
-    folder = Path(os.environ.get("SECRETS_DIR") or DEFAULT_DIR)
+    """Return the folder of secrets, if there is one.
+
+    Raises:
+        SettingsError: SECRETS_DIR names something else.
+    """
+    named = os.environ.get("SECRETS_DIR")
+    folder = Path(named or DEFAULT_DIR)
+    if named and not folder.is_dir():
+        raise SettingsError(f"SECRETS_DIR: expected a folder, found {named!r} in the environment")
     return folder if folder.is_dir() else None
 
 
@@ -70,7 +77,7 @@ def read_secrets(names: Iterable[str]) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
         is_inside = path.parent.resolve() in path.resolve().parents
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
