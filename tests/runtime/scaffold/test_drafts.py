@@ -135,6 +135,17 @@ def test_two_newest_revisions_must_be_joined_first(migrated: Place):
     assert [text for text in revisions(migrated) if 'down_revision = "c3"' in text]
 
 
+def test_a_missing_revision_is_named_before_a_model_is_written(migrated: Place):
+    """A revision without a file is named; merging the heads, as for two branches, would fail."""
+    for name, parent in (("a1", None), ("c3", "b2")):
+        write(
+            migrated.root / VERSIONS / f"{name}.py",
+            f"revision = '{name}'\ndown_revision = {parent!r}\n",
+        )
+    with pytest.raises(CommandError, match="No migration has the revision b2, which another foll"):
+        draft_model(migrated, INVOICE, parse_fields([], document=False))
+
+
 @pytest.mark.parametrize("name", [INVOICE, Name(("billing",), "invoice")])
 def test_no_two_models_have_one_table(place: Place, name: Name):
     """A table's name is refused if a model has it, with the model and a free name."""
