@@ -115,14 +115,15 @@ class Supervisor:
         loop.call_later(self._patience, self._signal_all, signal.SIGKILL)
 
     async def _keep(self, program: Program) -> None:
-        failures = 0
+        failures = generation = 0
         while not self._stopping.is_set():
-            generation, began = self._generation, time.monotonic()
+            if generation != self._generation:
+                failures, generation = 0, self._generation
+            began = time.monotonic()
             code = await self._run_once(program)
             if self._stopping.is_set():
                 return
             if generation != self._generation:
-                failures = 0
                 continue
             quick = time.monotonic() - began < SETTLE_SECONDS
             failures = failures + 1 if quick else 1
@@ -138,15 +139,16 @@ class Supervisor:
             elif program.name not in self._explained:
                 logger.info("%s; stopping", ended)
             self._stop(code if code > 0 else 1)
-        elif self._watch and code >= 0:
+            return
+        wait = None
+        if self._watch and code >= 0:
             logger.info("%s; waiting for a change", ended)
-            self._changed.clear()
-            await self._changed.wait()
         else:
             wait = backoff(failures, self._pause, 30)
             logger.info("%s; starting it again in %g s", ended, wait)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait)
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), wait)
 
     async def _run_once(self, program: Program) -> int:
         # A pipe of asyncio's own would make wait() wait for the end of the output, too.
