@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -368,6 +369,22 @@ def test_an_interrupted_revision_leaves_no_file(project: Path):
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1] == "interrupted: no migration was written"
     assert versions(project) == []
+
+
+def test_any_text_describes_a_revision(project: Path):
+    """A description with quotes, backslashes or line breaks is text in the file.
+
+    It can't be empty.
+    """
+    texts = [r"Move C:\Users to \N", 'Say """hi"""', 'End with "', "two\n  lines"]
+    made = db(project, *(f"revision --empty {shlex.quote(text)}" for text in texts))
+    assert made.count("created: ") == 4, made
+    undone = db(project, "upgrade", "downgrade base").splitlines()[-4:]
+    shown = [line.partition("(")[2].removesuffix(")") for line in reversed(undone)]
+    assert shown == [*texts[:3], "two lines"]
+
+    refused = db(project, "revision ' '")
+    assert refused == "error: Name the change:  vibetuner db revision 'Add orders.total'\n"
 
 
 def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):

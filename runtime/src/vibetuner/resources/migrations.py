@@ -7,6 +7,7 @@ A project's ``migrations/env.py`` calls :func:`run_migrations`. It is loaded by 
 from __future__ import annotations
 
 import asyncio
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
@@ -82,6 +83,9 @@ class Migrations:
             message: its description, for people.
             empty: write no changes into it.
         """
+        if not (words := " ".join(message.split())):
+            raise CommandError("Name the change:  vibetuner db revision 'Add orders.total'")
+        quoted = re.sub(r'([\\"])', r"\\\1", words)  # for a docstring
         self._config.attributes["url"] = None if self.heads else EMPTY
         versions = Path(self._scripts.versions)
         before = {*versions.iterdir()}
@@ -89,7 +93,7 @@ class Migrations:
             with self._explaining():
                 script = command.revision(
                     self._config,
-                    message,
+                    quoted,
                     autogenerate=not empty,
                     process_revision_directives=None if empty else _refuse_empty,
                 )
