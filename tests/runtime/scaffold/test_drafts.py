@@ -166,6 +166,17 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
     check_table_free(place, Name((), "order"))
 
 
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [("user", "vibetuner.models.UserModel"), ("dead_letters", "the dead letters")],
+)
+def test_a_document_is_not_in_a_collection_of_the_runtime(place: Place, name: str, owner: str):
+    """A document whose collection every project has is refused; an SQL table of the name is not."""
+    with pytest.raises(CommandError, match=rf"is that of {owner}\. Try:  {name}_record$"):
+        check_table_free(place, Name((), name), document=True)
+    check_table_free(place, Name((), name))
+
+
 def test_no_two_pages_have_one_address(place: Place):
     """An address is refused if another file has its page, with that file and a free name."""
     write(

@@ -166,11 +166,9 @@ def test_a_page_is_not_at_an_address_of_the_runtime(typed: str, kind: str, other
     assert parse_name(typed, "model").leaf == typed
 
 
-@pytest.mark.parametrize(
-    "typed", ["Field", "Document", "Database", "AsyncEngine", "DeadLetter", "dead_letters"]
-)
+@pytest.mark.parametrize("typed", ["Field", "Document", "Database", "AsyncEngine"])
 def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
-    """A model is not named after a class that its files import, or a collection of the runtime."""
+    """A model is not named after a class that its files import."""
     with pytest.raises(
         CommandError, match=r"has a meaning in the project already\. Try:  \w+_record"
     ):

@@ -20,12 +20,8 @@ RESERVED = {
     "models", "patch", "progress", "render", "request", "route", "router", "routes", "task",
     "tasks", "test", "timedelta", "tune", "worker",
 }  # fmt: skip
-# Names whose classes a model's file, its test or its migration imports already, and those whose
-# collection is that of our dead letters.
-CLASSES = {
-    "async_engine", "class_var", "database", "dead_letter", "dead_letters", "document", "field",
-    "utc_date_time",
-}  # fmt: skip
+# Names whose classes a model's file, its test or its migration imports already.
+CLASSES = {"async_engine", "class_var", "database", "document", "field", "utc_date_time"}
 # Addresses of the runtime's own pages, which come before the project's.
 PAGES = {"debug", "health"}
 # Suggestions: a whole name, and a word to append to a name that is taken.
