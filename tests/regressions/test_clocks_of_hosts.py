@@ -1,4 +1,4 @@
-"""A worker on a host whose clock is off stays alive, and keeps to delays and schedules."""
+"""Workers and sessions on hosts whose clocks are off."""
 
 from __future__ import annotations
 
@@ -14,18 +14,43 @@ from typing import Any
 
 import pytest
 
-from tests.processes import clean_environment, run_vibetuner
+from tests.processes import clean_environment, run_code, run_vibetuner
+from tests.projects import write_project
 from tests.valkey import Valkey, opened
 from tests.waiting import eventually
 from tests.workshop import Workshop
 from vibetuner.embedded.folder import valkey_binary
 from vibetuner.redis.connection import server_ms
+from vibetuner.scaffold.auth import draft_auth
+from vibetuner.scaffold.changes import apply_changes
+from vibetuner.scaffold.draft import Place
+from vibetuner.scaffold.plan import plan_new
 from vibetuner.tasks.run.delayed import Cron
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed"),
 ]
+
+
+# Issues the token of a session, or prints the subject of one.
+SESSION = """
+import asyncio, sys
+from vibetuner.config import get_settings
+from vibetuner.loader import load_project
+from vibetuner.resources.sql import create_schema, open_sql
+
+models = load_project().sql_models
+from shop import auth
+
+async def main():
+    await create_schema(get_settings(), models)
+    async with open_sql(get_settings()):
+        tokens = sys.argv[1:]
+        print(await (auth.check("session", *tokens) if tokens else auth.issue("session", "7")))
+
+asyncio.run(main())
+"""
 
 
 def another_clock(offset: str) -> dict[str, str]:
@@ -147,3 +172,19 @@ async def test_schedules_follow_a_clock_that_is_set_back(
             await cron.schedule_due()
             assert 0 <= await wait() <= 60
     assert "the clock of Redis was set back by" in caplog.text
+
+
+def test_a_session_holds_on_a_machine_whose_clock_is_behind(tmp_path: Path):
+    """A session that one machine begins is valid on another, whose clock is a minute behind."""
+    base = {"templates/base.html": "{% block content %}{% endblock %}"}
+    place = Place(write_project(tmp_path, base, env="DATABASE_URL=sqlite:///app.db\n"), "shop")
+    apply_changes(plan_new(place, draft_auth(place)).changes)
+
+    def run(*token: str, **variables: str) -> str:
+        done = run_code(SESSION, *token, folder=tmp_path, SECRET_KEY="of this test", **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    token = run(**another_clock("+60s"))
+    assert run(token) == "7"
+    assert run(token, **another_clock("+31d")) == "None"

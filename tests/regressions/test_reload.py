@@ -18,9 +18,11 @@ pytestmark = pytest.mark.process
 Replace = Callable[[str], None]
 # This program prints the watched file, and fails if the text is broken.
 CODE = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 text = pathlib.Path({path!r}).read_text()
+if text.startswith("endless"): signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("read", text, flush=True)
+if text.startswith("killed"): signal.raise_signal(signal.SIGKILL)
 sys.exit("error: no money") if text.startswith("broken") else time.sleep(60)
 """
 
@@ -36,7 +38,7 @@ async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
 
     replace("first")
     code = CODE.format(path=str(file))
-    supervisor = Supervisor([Program("web", ("-c", code))], watch=[watch])
+    supervisor = Supervisor([Program("web", ("-c", code))], watch=[watch], patience=1, pause=30)
     running = asyncio.create_task(supervisor.run())
     try:
         yield replace
@@ -88,3 +90,69 @@ async def test_an_error_that_is_made_again_is_printed_again(
         await eventually(lambda: count("read mended"))
         replace("broken again")
         await eventually(lambda: count("error: no money") == 2)
+
+
+async def test_a_program_that_does_not_end_is_killed_for_the_next_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """A change restarts a program that ignores its signal, as in an endless loop of a handler."""
+    printed = ""
+
+    def has_read(text: str, again: Callable[[], None] | None = None) -> bool:
+        nonlocal printed
+        printed += capfd.readouterr().err
+        if again and f"read {text}" not in printed:
+            again()
+        return f"read {text}" in printed
+
+    file = tmp_path / "code.py"
+    async with supervised(file, tmp_path) as replace:
+        await eventually(lambda: has_read("endless", lambda: replace("endless")))
+        replace("mended")
+        await eventually(lambda: has_read("mended"))
+
+
+async def test_any_number_of_broken_changes_is_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The supervisor gives nobody up who saves broken code often, as an editor does by itself."""
+    printed = ""
+
+    def count(text: str, again: Callable[[], None] | None = None) -> int:
+        nonlocal printed
+        printed += capfd.readouterr().err
+        if again and text not in printed:
+            again()
+        return printed.count(text)
+
+    file = tmp_path / "code.py"
+    async with supervised(file, tmp_path) as replace:
+        await eventually(lambda: count("read first"))
+        await eventually(lambda: count("error: no money", lambda: replace("broken")))
+        for number in range(2, 10):
+            replace(f"broken {number}")
+            await eventually(lambda number=number: count("error: no money") == number)
+        replace("mended")
+        await eventually(lambda: count("read mended"))
+
+
+async def test_a_change_ends_the_pause_after_a_kill(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """A killed program is started again at once when its code changes, without the pause."""
+    caplog.set_level("INFO")
+    printed = ""
+
+    def has_read(text: str, again: Callable[[], None] | None = None) -> bool:
+        nonlocal printed
+        printed += capfd.readouterr().err
+        if again and f"read {text}" not in printed:
+            again()
+        return f"read {text}" in printed
+
+    file = tmp_path / "code.py"
+    async with supervised(file, tmp_path) as replace:
+        await eventually(lambda: has_read("killed", lambda: replace("killed")))
+        await eventually(lambda: "starting it again in 30 s" in caplog.text)
+        replace("mended")
+        await eventually(lambda: has_read("mended"), seconds=20)

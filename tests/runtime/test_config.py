@@ -140,11 +140,18 @@ def test_a_wrong_value_is_named_with_what_is_expected(
 
 
 def test_the_error_names_the_line_that_sets_the_wrong_value(stand_in, monkeypatch):
-    """An empty variable sets nothing: the error names `.env`, and the last of two lines there."""
+    """An empty variable sets nothing: the error names `.env`, and the last of two lines there.
+
+    A variable may be in lower case, too.
+    """
     stand_in(env="DEBUG=maybe\nDEBUG=perhaps\n")
     monkeypatch.setenv("DEBUG", "")
 
     with pytest.raises(SettingsError, match="found 'perhaps' in .env$"):
+        get_settings()
+
+    monkeypatch.setenv("debug", "possibly")
+    with pytest.raises(SettingsError, match="found 'possibly' in the environment$"):
         get_settings()
 
 
@@ -227,6 +234,7 @@ def test_a_secret_may_lie_in_a_file(stand_in, tmp_path: Path, monkeypatch: pytes
     secrets.mkdir()
     (secrets / "secret_key").write_text("from a file\n")
     (secrets / "MAIL_FROM").write_text("file@example.com")
+    (secrets / "redis_url").write_bytes(b"\xef\xbb\xbfredis://file\r\n")  # as Windows writes it
     (secrets / "smtp_url").write_text("smtp://file")
     monkeypatch.setenv("SECRETS_DIR", str(secrets))
     monkeypatch.setenv("SMTP_URL", "smtp://variable")
@@ -235,8 +243,21 @@ def test_a_secret_may_lie_in_a_file(stand_in, tmp_path: Path, monkeypatch: pytes
     assert settings.secret_key
     assert settings.secret_key.get_secret_value() == "from a file"
     assert settings.mail_from == "env@example.com"
+    assert settings.redis_url == "redis://file"
     assert settings.smtp_url
     assert settings.smtp_url.get_secret_value() == "smtp://variable"
+
+
+def test_a_folder_of_secrets_that_does_not_exist_is_named(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A SECRETS_DIR that is no folder is an error, as the secrets in it would be missing."""
+    stand_in()
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "secrtes"))
+    with pytest.raises(
+        SettingsError, match=r"/secrtes, the folder of secrets, can't be read \(No su"
+    ):
+        get_settings()
 
 
 def test_an_empty_variable_does_not_override_a_file(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -98,6 +99,23 @@ def test_a_project_made_in_the_current_folder_has_its_name(
     run_copy(str(plain), ".", defaults=True, quiet=True)
 
     assert (project / "src" / "invoice_desk").is_dir()
+
+
+@pytest.mark.parametrize("folder", ["-dash", "--two", "a b", "plain"])
+def test_the_printed_steps_enter_a_folder_of_any_name(
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    folder: str,
+):
+    """The printed `cd` enters the project's folder, though its name begins with a dash."""
+    monkeypatch.chdir(tmp_path)
+    run_copy(str(plain), folder, defaults=True)
+    [step] = re.findall(r"(?m)^ +(cd .+)$", capfd.readouterr().err)
+    entered = subprocess.run(["/bin/sh", "-c", f"{step} && pwd"], capture_output=True, check=True)
+
+    assert entered.stdout.decode().strip() == str(tmp_path / folder)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,10 @@ def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
             (Terminated, KeyboardInterrupt)
         ):
             raise
-        raise ProjectError(_locate(error, project.root / "src", name)) from error
+        source = project.root / "src"
+        file = source / f"{name.replace('.', '/')}.py"
+        located = locate(error, source) or f"{file}:1: {_describe(error, source)}"
+        raise ProjectError(located) from error
     if os.getpid() != process:
         raise ProjectError(f"{name}: a fork of this process goes on after the import. {END_FORK}")
     if find_root() != project.root:
@@ -161,24 +164,28 @@ def _is_raised(error: KeyboardInterrupt) -> bool:
     return "raise KeyboardInterrupt" in (line or "")
 
 
-def _locate(error: BaseException, source: Path, name: str) -> str:
-    """Return ``file:line: error``, with the line of the project that led to the error."""
-    module = source / f"{name.replace('.', '/')}.py"
+def locate(error: BaseException, folder: Path) -> str | None:
+    """Return ``file:line: error``, with the line below ``folder`` that led to the error, if any."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno or 0}: syntax error: {error.msg}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.startswith(str(source))
+        if frame.filename.startswith(str(folder))
     ]
-    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(module), 1)
+    if not frames:
+        return None
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {_describe(error, folder)}"
+
+
+def _describe(error: BaseException, source: Path) -> str:
     if isinstance(error, SystemExit):
         return (
-            f"{file}:{line}: sys.exit({'' if error.code is None else repr(error.code)}) is called "
-            'while the module is imported. Put it below  if __name__ == "__main__":'
+            f"sys.exit({'' if error.code is None else repr(error.code)}) is called while the "
+            'module is imported. Put it below  if __name__ == "__main__":'
         )
     message = first_line(error, "no message")
-    return f"{file}:{line}: {type(error).__name__}: {_with_cure(error, message, source)}"
+    return f"{type(error).__name__}: {_with_cure(error, message, source)}"
 
 
 def _with_cure(error: BaseException, message: str, source: Path) -> str:

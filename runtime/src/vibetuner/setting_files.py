@@ -45,32 +45,40 @@ def read_env_file(path: Path) -> dict[str, str | None]:
 DEFAULT_DIR = "/run/secrets"
 
 
-def secrets_dir() -> Path | None:
-    """Return the folder of secrets, if there is one."""
-    folder = Path(os.environ.get("SECRETS_DIR") or DEFAULT_DIR)
-    return folder if folder.is_dir() else None
-
-
 def find_secret(name: str) -> Path | None:
     """Return the file that holds a setting, whatever the case of its name."""
-    folder = secrets_dir()
-    files = folder.iterdir() if folder else ()
-    return next((file for file in files if file.name.lower() == name.lower()), None)
+    return _list_secrets().get(name.lower())
 
 
 def read_secrets(names: Iterable[str]) -> dict[str, str]:
     """Return the settings that files hold.
 
     Raises:
-        SettingsError: a file can't be read, or is a link to outside of the folder; the message
-            names it.
+        SettingsError: the folder or a file can't be read, or is a link to outside of the folder;
+            the message names it.
     """
-    return {name: _read(path) for name in names if (path := find_secret(name))}
+    found = _list_secrets()
+    return {name: _read(found[name]) for name in names if name in found}
+
+
+def _list_secrets() -> dict[str, Path]:
+    """Return the files in the folder of secrets by their names in lower case."""
+    named = os.environ.get("SECRETS_DIR")
+    folder = Path(named or DEFAULT_DIR)
+    try:
+        return {file.name.lower(): file for file in sorted(folder.iterdir())}
+    except OSError as error:
+        if not named and isinstance(error, FileNotFoundError):
+            return {}
+        raise SettingsError(
+            f"{folder}, the folder of secrets, can't be read ({error.strerror}). Make it one that "
+            "this process's user may read, or correct SECRETS_DIR"
+        ) from None
 
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
         is_inside = path.parent.resolve() in path.resolve().parents
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -369,6 +371,22 @@ def test_an_interrupted_revision_leaves_no_file(project: Path):
     assert versions(project) == []
 
 
+def test_any_text_describes_a_revision(project: Path):
+    """A description with quotes, backslashes or line breaks is text in the file.
+
+    It can't be empty.
+    """
+    texts = [r"Move C:\Users to \N", 'Say """hi"""', 'End with "', "two\n  lines"]
+    made = db(project, *(f"revision --empty {shlex.quote(text)}" for text in texts))
+    assert made.count("created: ") == 4, made
+    undone = db(project, "upgrade", "downgrade base").splitlines()[-4:]
+    shown = [line.partition("(")[2].removesuffix(")") for line in reversed(undone)]
+    assert shown == [*texts[:3], "two lines"]
+
+    refused = db(project, "revision ' '")
+    assert refused == "error: Name the change:  vibetuner db revision 'Add orders.total'\n"
+
+
 def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Path):
     """A needless revision and an unknown one are refused in one line."""
     db(project, "revision Start")
@@ -388,6 +406,43 @@ def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Pa
     )
     assert none_left.endswith("Fewer are left in that direction. See:  uv run alembic current")
     assert empty.startswith("created: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("def upgrade(: pass", r"{file}:1: syntax error: .+"),
+        ("import nosuch", r"{file}:1: ModuleNotFoundError: No module named 'nosuch'\. .+"),
+        (
+            "revision, down_revision = 'bb', 'aa'",
+            r"Revision aa referenced from aa -> bb \(head\), .* is not present\. Look for its file "
+            r"in version control:  git log --stat",
+        ),
+        (
+            "revision, down_revision = '{first}', None",
+            r"Revision {first} is present more than once\. Give another to a file in .+",
+        ),
+        (
+            "revision, down_revision = 'bb', '{first}'\n\n\ndef upgrade():\n    return nothing",
+            r"{file}:5: NameError: name 'nothing' is not defined",
+        ),
+    ],
+    ids=["syntax", "import", "missing", "twice", "run"],
+)
+def test_a_broken_migration_is_named_in_one_line(project: Path, text: str, problem: str):
+    """A migration that is broken, missing or there twice is named, with its file if that is known.
+
+    So it is by the doctor.
+    """
+    db(project, "revision Start")
+    [start] = versions(project)
+    names = {"first": start.name[:12], "file": re.escape(str(start.with_name("bb.py")))}
+    write(start.with_name("bb.py"), text.format(**names))
+
+    assert re.fullmatch("error: " + problem.format(**names) + "\n", db(project, "upgrade"))
+    if "is not defined" not in problem:
+        found = tables_in_doctor(project)
+        assert re.fullmatch(problem.format(**names), f"{found['text']}. {found['cure']}")
 
 
 def test_a_start_in_development_creates_or_migrates(project: Path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from shutil import which
 
 import pytest
 
@@ -18,9 +20,9 @@ def services(world):
     (world.root / "pyproject.toml").write_text('[project]\nname = "demo"\nversion = "1"\n')
     (world.root / ".env").write_text("REDIS_URL=embedded\n")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "vibetuner", "services", *arguments],
+            [*under, sys.executable, "-m", "vibetuner", "services", *arguments],
             cwd=world.root,
             capture_output=True,
             text=True,
@@ -47,6 +49,14 @@ def test_status_up_status_down(services, world):
 
     assert services("down").returncode == 0
     assert world.stopped()
+
+
+@pytest.mark.skipif(which("faketime") is None, reason="faketime sets the clock")
+def test_the_uptime_is_not_negative_when_the_clock_is_set_back(services):
+    """After the clock was set back, services have been up for no time."""
+    assert services("up").returncode == 0
+
+    assert "  up 0:00:00  " in services("status", under=("faketime", "-f", "-3h")).stdout
 
 
 def test_down_names_the_users_of_the_services(services, world):

@@ -77,7 +77,10 @@ async def test_the_first_page_of_the_monitor_is_the_overview(settings: Settings)
 
 
 async def test_a_private_monitor_reports_what_its_worker_does(settings: Settings, running: Running):
-    """A private monitor's health has the worker's tasks after its first heartbeat."""
+    """A private monitor's health has the worker's tasks after its first heartbeat.
+
+    A page of another site, whose name leads to this machine, gets none of it.
+    """
     worker = get_worker()
 
     @worker.task(name="mail")
@@ -88,6 +91,8 @@ async def test_a_private_monitor_reports_what_its_worker_does(settings: Settings
         before = (await client.get("/health")).json()
         assert (before["status"], before["worker"]) == ("ok", worker.id)
         assert "tasks" not in before
+        rebound = await client.get("/health", headers={"Host": "evil.example:11111"})
+        assert rebound.json() == {"status": "ok"}
         async with running(worker):
 
             async def told() -> Any:

@@ -12,6 +12,7 @@ from vibetuner.config import Settings
 from vibetuner.errors import CommandError, NotConfigured
 from vibetuner.scaffold.auth import check_auth, check_databases, draft_auth, draft_of_auth
 from vibetuner.scaffold.draft import Place, list_templates
+from vibetuner.scaffold.plan import plan_new
 
 ROOT = Path(__file__).parents[3]
 BASE = "{% block content %}{% endblock %}"
@@ -57,7 +58,7 @@ def test_both_limits_are_the_same_code():
     [
         ("people.py", ACCOUNT, r"src/shop/people.py:3 has the model Account already"),
         ("mails.py", TASK, r"src/shop/mails.py:2 has the task send_sign_in_link already"),
-        ("auth/__init__.py", "", r"src/shop/auth/ is where auth.py would be"),
+        ("auth/__init__.py", "", r"src/shop/auth/ is a package, which would hide src/shop/auth.py"),
         ("templates/base.html", "<main></main>", r"base.html with a block content"),
         ("limits.py", "class Limit: ...\n", r"src/shop/limits.py has no client_of"),
     ],
@@ -66,7 +67,7 @@ def test_what_stands_in_the_way_is_named(place: Place, file: str, text: str, pro
     """Each obstacle is named, and nothing is overwritten."""
     write(place.root / "src/shop" / file, text)
     with pytest.raises(CommandError, match=problem):
-        (check_auth(place), draft_auth(place))
+        (check_auth(place), plan_new(place, draft_auth(place)))
 
 
 @pytest.mark.parametrize("missing", ["mongodb_url", "database_url"])

@@ -135,6 +135,17 @@ def test_two_newest_revisions_must_be_joined_first(migrated: Place):
     assert [text for text in revisions(migrated) if 'down_revision = "c3"' in text]
 
 
+def test_a_missing_revision_is_named_before_a_model_is_written(migrated: Place):
+    """A revision without a file is named; merging the heads, as for two branches, would fail."""
+    for name, parent in (("a1", None), ("c3", "b2")):
+        write(
+            migrated.root / VERSIONS / f"{name}.py",
+            f"revision = '{name}'\ndown_revision = {parent!r}\n",
+        )
+    with pytest.raises(CommandError, match="No migration has the revision b2, which another foll"):
+        draft_model(migrated, INVOICE, parse_fields([], document=False))
+
+
 @pytest.mark.parametrize("name", [INVOICE, Name(("billing",), "invoice")])
 def test_no_two_models_have_one_table(place: Place, name: Name):
     """A table's name is refused if a model has it, with the model and a free name."""
@@ -153,6 +164,17 @@ def test_no_two_models_have_one_table(place: Place, name: Name):
         f"Try:  {name.path}_record"
     )
     check_table_free(place, Name((), "order"))
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [("user", "vibetuner.models.UserModel"), ("dead_letters", "the dead letters")],
+)
+def test_a_document_is_not_in_a_collection_of_the_runtime(place: Place, name: str, owner: str):
+    """A document whose collection every project has is refused; an SQL table of the name is not."""
+    with pytest.raises(CommandError, match=rf"is that of {owner}\. Try:  {name}_record$"):
+        check_table_free(place, Name((), name), document=True)
+    check_table_free(place, Name((), name))
 
 
 def test_no_two_pages_have_one_address(place: Place):
@@ -205,10 +227,10 @@ def test_a_field_that_can_not_be_is_refused(fields: list[str], words: str):
         parse_fields(fields, document=False)
 
 
-@pytest.mark.parametrize("name", ["cls", "sqlmodel_update", "validate", "revision_id"])
+@pytest.mark.parametrize("name", ["cls", "l", "self", "sqlmodel_update", "validate", "revision_id"])
 @pytest.mark.parametrize("document", [False, True])
 def test_a_field_can_not_hide_what_its_class_has(name: str, document: bool):
-    """A field named ``cls`` is refused, as SQLModel can't make a table with one."""
+    """A field is refused if the class can't have it, or if lint calls its name ambiguous."""
     if document and name == "sqlmodel_update":
         assert parse_fields([name], document=True)[0].name == name
         return
@@ -258,6 +280,22 @@ def test_a_folder_in_the_place_of_a_file_is_named(place: Place):
     (place.root / "notes.txt").mkdir()
     with pytest.raises(CommandError, match=r"notes\.txt can't be read \(Is a directory\)"):
         plan_new(place, Draft(files={"notes.txt": "news"}))
+
+
+@pytest.mark.parametrize("code", ["", "from .send import send\n"])
+def test_a_module_that_a_package_would_hide_is_not_written(place: Place, code: str):
+    """A task named like a folder of tasks is refused, as Python would import the folder."""
+    create(place, draft_task(place, Name(("billing",), "send"), TaskOptions()))
+    write(place.root / "src/shop/tasks/billing/__init__.py", code)
+    before = snapshot(place)
+    with pytest.raises(CommandError) as refused:
+        plan_new(place, draft_task(place, Name((), "billing"), TaskOptions()))
+
+    assert str(refused.value) == (
+        "src/shop/tasks/billing/ is a package, which would hide src/shop/tasks/billing.py. "
+        "Choose another name, or rename the package first"
+    )
+    assert snapshot(place) == before
 
 
 def test_broken_code_hides_no_other(place: Place):

@@ -59,6 +59,7 @@ def test_a_name_is_taken_as_it_is_meant(typed: str, path: str):
         ("httpx2", "a package here", "httpx2_job"),
         ("worker", "a meaning in the project", "worker_job"),
         ("task", "a meaning in the project", "task_job"),
+        ("l", "a meaning in the project", "l_job"),
         ("../secrets", "would leave the folder", "secrets_job"),
         ("../reports", "would leave the folder", "reports"),
         ("/etc/reports", "would leave the folder", "etc/reports"),
@@ -174,3 +175,10 @@ def test_a_model_is_not_called_like_a_class_that_its_files_import(typed: str):
         parse_name(typed, "model")
 
     assert parse_name(typed, "route").leaf
+
+
+def test_a_table_is_not_named_like_those_of_sqlite_itself():
+    """A model whose table would be named ``sqlite_...`` is refused: SQLite makes no such table."""
+    with pytest.raises(CommandError, match=r"begins as SQLite's own tables\. Try:  file_record$"):
+        parse_name("sqlite_file", "model")
+    assert parse_name("sqlite_file", "task").leaf == "sqlite_file"

@@ -126,6 +126,7 @@ class Launch:
         child.main(list(program.arguments[2:]))
 
     async def _supervise(self, settings: Settings, listener: socket.socket | None) -> int:
+        from vibetuner.cli.child import STOP_SECONDS
         from vibetuner.cli.supervisor import Supervisor
 
         if EMBEDDED in {settings.redis_url, settings.mongodb_url}:
@@ -137,7 +138,7 @@ class Launch:
                 watch=(root / "src", root / ".env") if self.mode == "dev" else (),
                 # JSON lines contain the process's name, and must stay JSON.
                 label=self.mode == "dev",
-                grace=settings.worker_grace_period,
+                patience=settings.worker_grace_period + STOP_SECONDS,
             ).run()
 
     def _programs(self, listener: socket.socket | None, *options: str) -> Iterator[Program]:

@@ -191,7 +191,7 @@ def model(
 
     parsed = parse_fields(fields or [], document=document)
     parsed_name = place.parse_name(name, "model")
-    check_table_free(place, parsed_name)
+    check_table_free(place, parsed_name, document=document)
     return draft_model(place, parsed_name, parsed, document=document, test=not no_test)
 
 

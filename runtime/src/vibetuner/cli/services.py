@@ -91,7 +91,7 @@ def _print_lines(seen: ServicesStatus) -> None:
 
 
 def _describe(service: ServiceStatus) -> str:
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     facts = []
     if service.state == "failed":
@@ -101,8 +101,9 @@ def _describe(service: ServiceStatus) -> str:
     if service.pid:
         facts.append(f"pid {service.pid}")
     if service.state == "running" and service.since:
-        uptime = datetime.now(UTC) - service.since
-        facts.append(f"up {str(uptime).split('.', maxsplit=1)[0]}")
+        # Less than none if the clock was set back.
+        seconds = max(0, round((datetime.now(UTC) - service.since).total_seconds()))
+        facts.append(f"up {timedelta(seconds=seconds)}")
     return "  ".join((*facts, f"data {_human(service.data_bytes)}"))
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from watchfiles import awatch
 
-from vibetuner.cli.child import STOP_SECONDS
 from vibetuner.cli.complaint import READER_GONE
 from vibetuner.logs import is_colourful
 from vibetuner.timing import backoff
@@ -44,6 +43,8 @@ class Supervisor:
     ended is restarted, after a longer pause each time; if it keeps failing, everything stops. A
     program that fails in its first seconds also stops everything: if one part can't start, the
     command fails at once.
+
+    A program that has not ended ``patience`` seconds after a signal is killed.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Supervisor:
         *,
         watch: Sequence[Path] = (),
         label: bool = True,
-        grace: float = 30.0,
+        patience: float = 55.0,
         pause: float = 0.5,
     ) -> None:
         self._programs = programs
-        self._patience = grace + STOP_SECONDS
+        self._patience = patience
         self._pause = pause
         # A file is watched by its folder: an editor or `sed -i` puts a new file in its place.
         self._watch = [(path, path.is_dir()) for path in watch]
@@ -114,14 +115,15 @@ class Supervisor:
         loop.call_later(self._patience, self._signal_all, signal.SIGKILL)
 
     async def _keep(self, program: Program) -> None:
-        failures = 0
+        failures = generation = 0
         while not self._stopping.is_set():
-            generation, began = self._generation, time.monotonic()
+            if generation != self._generation:
+                failures, generation = 0, self._generation
+            began = time.monotonic()
             code = await self._run_once(program)
             if self._stopping.is_set():
                 return
             if generation != self._generation:
-                failures = 0
                 continue
             quick = time.monotonic() - began < SETTLE_SECONDS
             failures = failures + 1 if quick else 1
@@ -137,15 +139,16 @@ class Supervisor:
             elif program.name not in self._explained:
                 logger.info("%s; stopping", ended)
             self._stop(code if code > 0 else 1)
-        elif self._watch and code >= 0:
+            return
+        wait = None
+        if self._watch and code >= 0:
             logger.info("%s; waiting for a change", ended)
-            self._changed.clear()
-            await self._changed.wait()
         else:
             wait = backoff(failures, self._pause, 30)
             logger.info("%s; starting it again in %g s", ended, wait)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait)
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), wait)
 
     async def _run_once(self, program: Program) -> int:
         # A pipe of asyncio's own would make wait() wait for the end of the output, too.
@@ -231,17 +234,24 @@ class Supervisor:
             self._told.clear()
             self._changed.set()
             self._signal_all(signal.SIGTERM)
+            # An endless loop in the code that was just mended keeps a program from ending.
+            loop, old = asyncio.get_running_loop(), tuple(self._running.values())
+            loop.call_later(self._patience, _signal, old, signal.SIGKILL)
 
     def _signal_all(self, number: signal.Signals) -> None:
-        for process in tuple(self._running.values()):
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+        _signal(tuple(self._running.values()), number)
 
     def _prefix(self, name: str) -> str:
         label = f"{name:<{self._width}} | "
         names = [program.name for program in self._programs]
         colour = NAME_COLOURS[names.index(name) % len(NAME_COLOURS)]
         return f"\x1b[{colour}m{label}\x1b[0m" if self._colourful else label
+
+
+def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # it has ended
+            process.send_signal(number)
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:

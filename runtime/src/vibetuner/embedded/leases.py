@@ -114,7 +114,7 @@ class Lease:
             self.leave()
 
     def _wait(self) -> None:
-        joined, deadline = time.time(), time.monotonic() + START_SECONDS
+        before, deadline = read_record(self._folder), time.monotonic() + START_SECONDS
         keepers = 1
         while not self._left.is_set():
             if not is_held(self._folder.keeper_lock):
@@ -127,17 +127,17 @@ class Lease:
             self.urls = {name: url for name in self._services if (url := record.url(name))}
             if len(self.urls) == len(self._services):
                 return
-            self._raise_if_failed(record, joined, late=time.monotonic() > deadline)
+            self._raise_if_failed(record, before, late=time.monotonic() > deadline)
             time.sleep(0.02)
 
     def _replace_keeper(self) -> bool:
         with starting(self._folder, self._left) as got_it:
             return got_it and ensure_keeper(self._folder)
 
-    def _raise_if_failed(self, record: Record, joined: float, *, late: bool) -> None:
+    def _raise_if_failed(self, record: Record, before: Record, *, late: bool) -> None:
         for name in self._services:
             one, log = record.services[name], self._folder.log(name)
-            if one.state == "failed" and (one.since or 0) >= joined:
+            if one.state == "failed" and one != before.services[name]:  # clocks may be set back
                 raise _unavailable(TITLES[name], one.error, log)
             if late and one.state != "running":
                 words = last_line(log) or "its log is empty"

@@ -96,8 +96,6 @@ def check_auth(place: Place) -> None:
     if task is not None and task[0] not in ours:
         where = f"{task[0].relative_to(place.root)}:{task[1]}"
         raise CommandError(f"{where} has the task send_sign_in_link already. Rename it first")
-    if (folder := source / "auth").is_dir() and any(folder.glob("*.py")):
-        raise CommandError(f"{place.source}/auth/ is where auth.py would be. Rename it first")
 
 
 def check_databases(place: Place, settings: Settings) -> None:

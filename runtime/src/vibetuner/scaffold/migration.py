@@ -34,7 +34,7 @@ def draft_migration(
     The template gets ``values``, the table's name and the revisions.
 
     Raises:
-        CommandError: there are several newest revisions.
+        CommandError: there are several newest revisions, or one is missing.
     """
     versions = sorted((place.migrations / "versions").glob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in versions]
@@ -42,6 +42,11 @@ def draft_migration(
     if not has_migrations(place) or any(created.search(text) for text in texts):
         return {}
     ids, parents = _revisions(texts)
+    if missing := sorted(parents - ids):
+        raise CommandError(
+            f"No migration has the revision {missing[0]}, which another follows. Look for its file "
+            "in version control:  git log --stat"
+        )
     heads = ids - parents
     if len(heads) > 1:
         raise CommandError(

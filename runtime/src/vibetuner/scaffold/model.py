@@ -35,12 +35,14 @@ TYPES = {
     "date": Type("date", "date(2026, 1, 2)", "sa.Date()"),
     "uuid": Type("UUID", "UUID(int=1)", "sa.Uuid()"),
 }
+# Every project has these; in users, each document needs another email.
+COLLECTIONS = {"dead_letters": "the dead letters", "users": "vibetuner.models.UserModel"}
 IN_DOCUMENTS = {"str", "int", "float", "bool", "datetime"}
 # Types, which a field of that name would hide from later fields, and names that every model has,
-# beside the attributes of its class.
+# beside the attributes of its class; ruff calls l ambiguous.
 RESERVED = {
     "bool", "date", "datetime", "float", "int", "str",
-    "cls", "id", "inspect_collection", "registry", "revision_id", "state_management",
+    "cls", "id", "inspect_collection", "l", "registry", "revision_id", "self", "state_management",
 }  # fmt: skip
 
 
@@ -119,13 +121,17 @@ def draft_model(
     )
 
 
-def check_table_free(place: Place, name: Name) -> None:
-    """Raise CommandError if another file has a model of this name, or its table."""
+def check_table_free(place: Place, name: Name, *, document: bool = False) -> None:
+    """Raise CommandError if another file has a model of this name, or its table or collection."""
+    suggestion = "/".join((*name.folders, f"{name.leaf}_record"))
+    if document and (owner := COLLECTIONS.get(plural(name.leaf))):
+        raise CommandError(
+            f"The collection {plural(name.leaf)} is that of {owner}. Try:  {suggestion}"
+        )
     for class_name, table, (path, line) in find_models(place.root / place.source):
         if path != place.root / place.path("models", name) and (
             class_name == name.class_name or table == plural(name.leaf)
         ):
-            suggestion = "/".join((*name.folders, f"{name.leaf}_record"))
             raise CommandError(
                 f"{path.relative_to(place.root)}:{line} has the model {class_name} already, in "
                 f"the table {table}. Try:  {suggestion}"

@@ -14,11 +14,11 @@ from vibetuner.errors import CommandError
 
 LONGEST = 40
 DEEPEST = 3
-# Names that generated files and tune.py need for themselves.
+# Names that generated files and tune.py need for themselves, and one that ruff calls ambiguous.
 RESERVED = {
-    "app", "broadcast", "conftest", "lifespan", "load_project", "mock_tasks", "model", "models",
-    "patch", "progress", "render", "request", "route", "router", "routes", "task", "tasks", "test",
-    "timedelta", "tune", "worker",
+    "app", "broadcast", "conftest", "l", "lifespan", "load_project", "mock_tasks", "model",
+    "models", "patch", "progress", "render", "request", "route", "router", "routes", "task",
+    "tasks", "test", "timedelta", "tune", "worker",
 }  # fmt: skip
 # Names whose classes a model's file, its test or its migration imports already.
 CLASSES = {"async_engine", "class_var", "database", "document", "field", "utc_date_time"}
@@ -158,6 +158,7 @@ def _problem_of(part: str, kind: str, is_taken: Callable[[str], bool]) -> str | 
         "is a keyword of Python": keyword.iskeyword(part) or keyword.issoftkeyword(part),
         "is a builtin of Python": hasattr(builtins, part),
         "is a module of Python's library": part in sys.stdlib_module_names,
+        "begins as SQLite's own tables": kind == "model" and part.startswith("sqlite_"),
         "has a meaning in the project already": part in RESERVED
         or (kind == "model" and part in CLASSES)
         or (kind != "model" and part in PAGES),
@@ -194,7 +195,8 @@ def _mend(part: str, kind: str, is_taken: Callable[[str], bool]) -> str:
     words = plain_words(part)
     if not words or _problem_of(words, kind, is_taken) is None:
         return words
-    return f"{words[: LONGEST - 7]}_{TAILS[kind]}".replace("__", "_")
+    words = words.removeprefix("sqlite_")[: LONGEST - 7]
+    return f"{words}_{TAILS[kind]}".replace("__", "_")
 
 
 def _shortened(words: str, length: int) -> str:

@@ -43,12 +43,18 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
     Files that differ are overwritten with ``force``, and kept with ``skip``.
 
     Raises:
-        CommandError: tune.py can't be edited, or a module exists where a package is needed.
+        CommandError: tune.py can't be edited, a module exists where a package is needed, or a
+            package where a module is.
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Change] = []
     for name, untidy in draft.files.items():
         path = place.root / name
+        if path.suffix == ".py" and any(path.with_suffix("").glob("*.py")):
+            raise CommandError(
+                f"{name.removesuffix('.py')}/ is a package, which would hide {name}. Choose "
+                "another name, or rename the package first"
+            )
         before, text = _read(path), tidy(place, path, untidy).encode()
         same = Action.UNCHANGED if before == text else differing
         steps.append(Change(path, before, text, Action.CREATE if before is None else same))

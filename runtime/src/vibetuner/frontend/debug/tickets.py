@@ -25,6 +25,8 @@ from vibetuner.tasks.worker import get_worker
 logger = logging.getLogger(__name__)
 
 LIFETIME_SECONDS = 8 * 3600
+# The clock of the machine that issued a ticket may be so far ahead.
+SKEW = timedelta(minutes=1)
 # The time that a page may wait for the reply; the pages about a failing Redis need time, too.
 SECONDS = 0.5
 AGAIN_SECONDS = 2.0
@@ -58,7 +60,7 @@ def read(settings: Settings, ticket: str, now: datetime | None = None) -> Ticket
         return None
     age: timedelta = (now or datetime.now(UTC)) - signed
     left = timedelta(seconds=LIFETIME_SECONDS) - age
-    if age < timedelta(0) or left < timedelta(0):
+    if age < -SKEW or left < timedelta(0):
         return None
     return Ticket(str(name), left.total_seconds())
 
