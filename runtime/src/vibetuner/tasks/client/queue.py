@@ -84,25 +84,20 @@ class QueueClient:
             ServiceUnavailable: Redis does not answer, or refuses.
         """
         refused: list[Refusal] = []
-        stored: list[tuple[Task[Any, Any], list[Any]]] = []
-        for task in tasks:
-            try:
-                stored.append((task, self.values([task], now)))
-            except StreaqError as error:
-                if is_chained(task):
-                    raise
-                refused.append((task, error))
-        while stored:
+        values = self.values(tasks, now, refused)
+        wrong = {id(task) for task, _ in refused}
+        left = [task for task in tasks if id(task) not in wrong]
+        while left:
             async with self.answering():
-                values = [value for _, own in stored for value in own]
                 answers = await self._ask("enqueue", values)
             if not (gone := gone_in(answers)):
-                pairs = zip(stored, answers, strict=True)
-                refused += [(one[0], _exists(one[0], at)) for one, at in pairs if at in TAKEN]
+                pairs = zip(left, answers, strict=True)
+                refused += [(task, _exists(task, at)) for task, at in pairs if at in TAKEN]
                 break
             # Without the tasks that were to follow it, and in turn those that follow these.
-            refused += [(task, _gone(task, gone)) for task, _ in stored if _is_after(task, gone)]
-            stored = [one for one in stored if not _is_after(one[0], gone)]
+            refused += [(task, _gone(task, gone)) for task in left if _is_after(task, gone)]
+            left = [task for task in left if not _is_after(task, gone)]
+            values = self.values(left, now)
         return refused
 
     async def _ask(self, name: str, values: Sequence[Any]) -> Any:
@@ -149,18 +144,29 @@ class QueueClient:
         """Turn Redis errors in the block into ServiceUnavailable, without a time limit."""
         return answering(get_settings(), None)
 
-    def values(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Any]:
+    def values(
+        self, tasks: Sequence[Task[Any, Any]], now: int, refused: list[Refusal] | None = None
+    ) -> list[Any]:
         """Return the arguments of enqueue in lua/queue.lua; each call is signed for its task.
+
+        Those that can't be stored are added to ``refused``, if it is given and they are not parts
+        of a chain.
 
         Raises:
             StreaqError: an argument can't be stored.
         """
         values: list[Any] = []
         for task in tasks:
+            try:
+                call = self.codec.seal(pickle_call(task, now), Kind.CALL, task.id)
+            except StreaqError as error:
+                if refused is None or is_chained(task):
+                    raise
+                refused.append((task, error))
+                continue
             expire = task.parent.expire
             values += (
-                task.id, self.codec.seal(pickle_call(task, now), Kind.CALL, task.id),
-                _moment(task), to_ms(expire) if expire else 0,
+                task.id, call, _moment(task), to_ms(expire) if expire else 0,
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
