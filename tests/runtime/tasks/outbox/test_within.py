@@ -464,7 +464,6 @@ async def test_an_object_that_is_no_session_is_refused(
         await receipt.enqueue("T1").start(schedule="0 3 * * *").within({})
 
 
-@pytest.mark.parametrize("database", ["mongodb"], indirect=True)
 async def test_an_id_that_is_too_long_for_the_table_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
@@ -482,6 +481,7 @@ async def test_an_id_that_is_too_long_for_the_table_is_refused(
         assert await worker.status_by_id(call.id) is TaskStatus.QUEUED
 
 
+@pytest.mark.parametrize("database", ["mongodb"], indirect=True)
 async def test_a_session_in_no_transaction_is_refused(
     database: Database, worker: TaskWorker, receipt: Any
 ):
