@@ -148,6 +148,15 @@ def test_a_chain_is_of_tasks_and_not_of_calls(settings: Settings):
             getattr(mail.enqueue(), follow)(mail.enqueue())
 
 
+@pytest.mark.parametrize("start", [{"delay": 60}, {"schedule": datetime(2100, 1, 1, tzinfo=UTC)}])
+async def test_a_task_that_waits_for_others_takes_no_time(queue: TaskWorker, start: dict[str, Any]):
+    """A second start() with a time raises TaskError, as the time would be ignored."""
+    mail = queue.registry["mail"]
+    call = mail.enqueue("ann").start(after=mail.enqueue("bob"))
+    with pytest.raises(TaskError, match="^mail: start.. was called with after= before"):
+        call.start(**start)
+
+
 async def test_no_task_waits_for_itself(queue: TaskWorker):
     """A task that would wait for itself, directly or by way of another, raises TaskError."""
     mail = queue.registry["mail"]

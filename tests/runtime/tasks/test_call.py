@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -122,11 +121,7 @@ REFUSED: dict[str, Callable[[Any, Any], Any]] = {
     "another refused one": lambda work, _: work.enqueue(1).start(after="refused"),
     "an argument that can't be stored": lambda work, _: work.enqueue(lambda: 0),
     "an argument that can't be compared": lambda _, unique: unique.enqueue(object()),
-    "a wrong delay": lambda work, _: work.enqueue(1).start(delay=math.nan),
     "a key of another call": lambda work, _: work.enqueue(1).once("taken"),
-    "a part that can't be enqueued": lambda work, _: work.enqueue(1).start(
-        after=work.enqueue(1).start(schedule="* * * * *")
-    ),
 }
 
 

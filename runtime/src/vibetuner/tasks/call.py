@@ -125,6 +125,11 @@ class TaskCall(Task[P, R]):
                 f"{self.parent.fn_name}: regardless=True is for a task that waits for others. "
                 "Add after=, or leave it out"
             )
+        if self.after and (delay or schedule):  # streaq checks the arguments of one call only
+            raise TaskError(
+                f"{self.parent.fn_name}: start() was called with after= before, so the task starts "
+                "once those have ended. Take delay= and schedule= out"
+            )
         self.durable = durable
         mark = "~" if regardless else ""
         self.parts += tuple(one for one in before if not isinstance(one, str))

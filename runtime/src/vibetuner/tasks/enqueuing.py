@@ -102,24 +102,14 @@ class Enqueuer:
                 )
             if follows_another(task):
                 raise StreaqError("Pipelined tasks can't be enqueued in batches!")
-        refused: list[Refusal] = []
-        valid: list[Task[Any, Any]] = []
-        parts: dict[str, Task[Any, Any]] = {}
-        for task in tasks:
-            try:
-                if task.after:
-                    parts |= {part.id: part for part in self._parts_of(task)}
-                if not isinstance(task, ReliableCall):
-                    check_enqueue(task, self._worker.priorities)
-            except TaskError as error:
-                refused.append((task, error))
-            else:
-                valid.append(task)
-        reliable = [task for task in valid if isinstance(task, ReliableCall)]
+        parts = {part.id: part for task in tasks if task.after for part in self._parts_of(task)}
+        reliable = [task for task in tasks if isinstance(task, ReliableCall)]
         plain = [
-            task for task in valid if not isinstance(task, ReliableCall) and task.id not in parts
+            task for task in tasks if not isinstance(task, ReliableCall) and task.id not in parts
         ]
-        refused += await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
+        for task in plain:
+            check_enqueue(task, self._worker.priorities)
+        refused = await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
         wrong = {id(task) for task, _ in refused}
         plain = [task for task in plain if id(task) not in wrong]
         own = {part.id: part for task in plain for part in parts_of(task)}

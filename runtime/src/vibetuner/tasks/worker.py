@@ -530,7 +530,7 @@ class TaskWorker(Worker[Any]):
                 earlier tasks may have been enqueued.
             RedisFull: Redis has no memory left.
             TaskExists, TaskError: some calls could not be enqueued; all others were. If an item is
-                no call, nothing was.
+                no call, or has a wrong option, nothing was.
             NotDurable: no confirmation of the durable ones in time.
             StreaqError: an argument can't be stored; its cause, a PayloadError, names it. All other
                 calls were enqueued.

@@ -159,9 +159,14 @@ async def test_what_an_attacker_names_is_escaped(
 async def test_a_task_is_aborted_and_enqueued_again(
     client: AsyncClient, worker: TaskWorker, runner: TaskWorker, running
 ):
-    """The buttons to abort, to enqueue again and to run a cron task lead to the task's page."""
+    """The buttons to abort, to enqueue again and to run a cron task lead to the task's page.
+
+    The id may be the project's own, with a slash.
+    """
     async with running(runner):
-        task = await worker.registry["waits"].enqueue()
+        task = worker.registry["waits"].enqueue()
+        task.id = "acme/2026-11"
+        await task
         await until(
             lambda: client.get(f"{HOME}/task/{task.id}"), lambda a: "badge running" in a.text
         )

@@ -178,7 +178,7 @@ async def test_both_leave_the_same_behind(stand_in, settings: Settings):
     # deletes a result that a fallback has taken over.
     answered = [keys for name in list(left[1]) if "answered" in name for keys in left[1].pop(name)]
     assert answered
-    assert all(kind == "string" and ttl == 0 for kind, _, ttl in answered)  # in hundreds
+    assert all(kind == "string" and ttl in {0, 100} for kind, _, ttl in answered)  # in hundreds
     handed_on = [keys.pop(":task:previous") for keys in left]
     assert [len(keys) for keys in handed_on] == [2, 2]
     assert left[0].pop(":task:fallback") == [("string", None, -1)]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from streaq import TaskStatus
 from streaq.types import StreaqCancelled
 
 from tests.runtime.conftest import Running
@@ -25,7 +26,7 @@ from vibetuner.resources.sql import open_sql, table_of
 from vibetuner.tasks.inspect.actions import abort
 from vibetuner.tasks.inspect.queue import Queue, whole_id
 from vibetuner.tasks.outbox.row import Row, Store
-from vibetuner.tasks.outbox.sql import Outbox
+from vibetuner.tasks.outbox.sql import Outbox, SqlOutbox
 from vibetuner.tasks.worker import TaskWorker
 
 ROUNDS = 5
@@ -461,6 +462,23 @@ async def test_an_object_that_is_no_session_is_refused(
         await receipt.enqueue("T1").within({})
     with pytest.raises(TaskError, match="not for one that is repeated"):
         await receipt.enqueue("T1").start(schedule="0 3 * * *").within({})
+
+
+async def test_an_id_that_is_too_long_for_the_table_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A SQL table takes ids of 64 characters, and the transaction goes on after a longer one."""
+    async with worker, database.session() as session:
+        call = receipt.enqueue("T1").within(session)
+        call.id = "x" * 65
+        if isinstance(database.store, SqlOutbox):
+            with pytest.raises(TaskError, match="an id takes up to 64 characters, not 65"):
+                await call
+            call.id = "x" * 64
+        await call
+    await emptied(database.store)
+    async with worker:
+        assert await worker.status_by_id(call.id) is TaskStatus.QUEUED
 
 
 @pytest.mark.parametrize("database", ["mongodb"], indirect=True)

@@ -59,14 +59,14 @@ def make_dashboard() -> APIRouter:
     return dashboard
 
 
-@router.post("/task/{task_id}/abort")
+@router.post("/task/{task_id:path}/abort")
 async def end_task(task_id: str) -> Response:
     """Abort a task, whatever its state."""
     is_ended = await abort(this_queue(), task_id)
     return _to_task(task_id, "aborted" if is_ended else "marked")
 
 
-@router.post("/task/{task_id}/again")
+@router.post("/task/{task_id:path}/again")
 async def repeat_task(task_id: str) -> Response:
     """Enqueue a task again with the same arguments."""
     return _to_task(await enqueue_again(this_queue(), task_id), "enqueued")
@@ -123,13 +123,13 @@ async def job(request: Request, job_id: str) -> HTMLResponse:
     return page(request, "job.html", job=await find_job(job_id))
 
 
-@letters.post("/{task_id}/retry")
+@letters.post("/{task_id:path}/retry")
 async def retry_one(task_id: str) -> Response:
     """Retry one letter."""
     return _to_task(await retry(await get(task_id), by=BY), "retried")
 
 
-@letters.post("/{task_id}/discard")
+@letters.post("/{task_id:path}/discard")
 async def discard_one(task_id: str) -> Response:
     """Discard one letter."""
     await discard(await get(task_id), by=BY)

@@ -78,7 +78,7 @@ async def tasks(  # noqa: PLR0913, PLR0917 - filters
     )
 
 
-@router.get("/task/{task_id}")
+@router.get("/task/{task_id:path}")
 async def task(request: Request, task_id: str) -> HTMLResponse:
     """Show one task, and why it isn't running."""
     queue = this_queue()
@@ -135,7 +135,7 @@ def draw_bar(state: ProgressState) -> str:
     return draw("bar.html", state=state)
 
 
-@progress_endpoint("/progress/{task_id}", router=router, render=draw_bar)
+@progress_endpoint("/progress/{task_id:path}", router=router, render=draw_bar)
 async def progress(task_id: str) -> str:
     """Stream the progress of a task until it ends."""
     return task_id

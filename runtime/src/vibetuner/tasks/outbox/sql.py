@@ -18,13 +18,15 @@ from vibetuner.tasks.outbox.row import DURABLE_END, TABLE, Row
 
 __all__ = ["Outbox", "SqlOutbox"]
 
+LONGEST_ID = 64
+
 
 class Outbox(SQLModel, table=True):
     """A call of a task that is enqueued once its transaction is committed."""
 
     __tablename__ = TABLE
 
-    task_id: str = Field(primary_key=True, max_length=64)
+    task_id: str = Field(primary_key=True, max_length=LONGEST_ID)
     name: str = Field(sa_type=Text)
     payload: bytes = Field(sa_type=LargeBinary)
     options: str = Field(sa_type=Text)
@@ -44,8 +46,13 @@ class SqlOutbox:
         """Implement :meth:`Store.add`; wait for another transaction with the same key.
 
         Raises:
-            TaskError: the session is of another database.
+            TaskError: the session is of another database, or the id too long for the table.
         """
+        if len(row.task_id) > LONGEST_ID:  # an error of the server would end the transaction
+            raise TaskError(
+                f"{row.name}: with within(session), an id takes up to {LONGEST_ID} characters, not "
+                f"{len(row.task_id)}"
+            )
         engine = sql_engine.get().sync_engine
         if session.sync_session.get_bind().engine is not engine:
             raise TaskError(
