@@ -399,7 +399,7 @@ def test_a_full_disk_makes_the_process_unready(tmp_path: Path):
 
 
 async def test_a_data_folder_that_can_not_be_made_is_no_reason_to_be_unready(stand_in):
-    """/health/ready answers 200 where the folder .vibetuner can't be made, as on a read-only disk."""
+    """/health/ready answers 200 where .vibetuner can't be made, as on a read-only disk."""
     root = stand_in()
     (root / ".vibetuner").write_text("in its place")
     transport = ASGITransport(create_app())
