@@ -177,6 +177,24 @@ def test_a_full_disk_is_named_in_one_line(stand_in):
     assert sorted(os.listdir(root)) == [".env.example", "pyproject.toml", "src"]
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("limit", [0, 10])
+def test_a_file_that_can_not_be_written_leaves_no_draft(tmp_path: Path, limit: int):
+    """A full disk leaves neither a part of the file nor a draft."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from vibetuner.project import create_once\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "try: create_once(Path('key'), 'a' * 64)\n"
+        "except OSError: sys.exit(7)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, check=False).returncode
+        == 7
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_secrets_are_never_the_same(stand_in):
     """Each `.env` has a secret of its own, so that two checkouts sign with two keys."""
     root = stand_in()

@@ -185,20 +185,28 @@ def ensure_env_file() -> Path | None:
         return None
     example = (root / ".env.example").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^SECRET_KEY=$", f"SECRET_KEY={secrets.token_urlsafe(48)}", example)
-    draft = root / f".env.{secrets.token_hex(4)}"
     try:
-        draft.touch(mode=0o600)
-        draft.write_text(text, encoding="utf-8")
-        # link() refuses to replace a file: of two commands that start at once, one wins.
-        os.link(draft, root / ".env")
-    except FileExistsError:
-        return None
+        return root / ".env" if create_once(root / ".env", text) else None
     except OSError as error:
         raise ProjectError(
             f"{root / '.env'} can't be made from .env.example ({error.strerror}). "
             "Make room, or make its folder one that you may write to"
         ) from None
+
+
+def create_once(path: Path, text: str) -> bool:
+    """Create a file that only its owner may read; return False if it exists.
+
+    The file is complete from its first moment. Of several processes, one creates it.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.touch(mode=0o600)
+        draft.write_text(text, encoding="utf-8")
+        os.link(draft, path)  # refuses to replace a file
+    except FileExistsError:
+        return False
     finally:
         with suppress(OSError):
             draft.unlink()
-    return root / ".env"
+    return True

@@ -398,6 +398,7 @@ def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Pa
         "downgrade",
         "revision A --empty",
     ).splitlines()[:5]
+    none, _, stamped = db(project, "upgrade ''", "stamp head", "stamp base").splitlines()
 
     assert again.startswith("error: Nothing to write: ")
     assert unknown == (
@@ -406,6 +407,8 @@ def test_nothing_to_write_and_unknown_revisions_are_said_in_one_line(project: Pa
     )
     assert none_left.endswith("Fewer are left in that direction. See:  uv run alembic current")
     assert empty.startswith("created: ")
+    assert none == "error: That is no revision. See:  vibetuner db --help"
+    assert stamped == "stamped base"
 
 
 @pytest.mark.parametrize(

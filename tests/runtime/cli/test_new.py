@@ -243,6 +243,7 @@ def test_a_projects_own_template_wins(project: Path, type_: Type):
     ("text", "message"),
     [
         ("{{ nmae }}", "scaffold/task.py.jinja: 'nmae' is undefined"),
+        ("{{ 1 / 0 }}", "scaffold/task.py.jinja: division by zero"),
         ("\n{% if %}", "scaffold/task.py.jinja:2: Expected an expression"),
     ],
 )

@@ -23,3 +23,20 @@ def test_a_port_that_becomes_free_in_time_is_taken():
     threading.Timer(0.2, taken.close).start()
     with closing(listen("127.0.0.1", port, patience=60)) as listener:
         assert listener.getsockname()[1] == port
+
+
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        ("", "--host is empty. Name an address, such as 127.0.0.1"),
+        ("shop.invalid", "Name an address of this machine:  --host 127.0.0.1"),
+        ("192.0.2.1", "Name an address of this machine:  --host 127.0.0.1"),
+    ],
+)
+def test_an_address_that_this_machine_does_not_have_is_refused(host: str, line: str):
+    """An address that is empty, unknown or another machine's is refused with that cure.
+
+    An empty one would be every address of this machine, so that others could connect.
+    """
+    with pytest.raises(CommandError, match=f"{line}$"):
+        listen(host, free_port(), cure="Stop what uses it")

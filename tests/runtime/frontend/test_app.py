@@ -398,6 +398,15 @@ def test_a_full_disk_makes_the_process_unready(tmp_path: Path):
     assert "takes no data" in json.loads(body)["resources"]["disk"]["reason"]
 
 
+async def test_a_data_folder_that_can_not_be_made_is_no_reason_to_be_unready(stand_in):
+    """/health/ready answers 200 where .vibetuner can't be made, as on a read-only disk."""
+    root = stand_in()
+    (root / ".vibetuner").write_text("in its place")
+    transport = ASGITransport(create_app())
+    async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+        assert (await client.get("/health/ready")).status_code == 200
+
+
 DECLARED = """
     from fastapi import APIRouter, Request
     from fastapi.responses import HTMLResponse, PlainTextResponse

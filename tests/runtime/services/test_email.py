@@ -10,6 +10,7 @@ from email.parser import BytesParser
 from email.policy import default
 
 import pytest
+import time_machine
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.errors import MailError, NotConfigured, ServiceUnavailable, SettingsError
@@ -71,6 +72,15 @@ async def test_debug_prints_what_the_mail_says(elsewhere, capsys, debug, printed
     with settings(debug=debug):
         await send_email(**WELCOME)
     assert capsys.readouterr().out == printed
+
+
+async def test_the_outbox_keeps_the_order_when_a_test_stops_the_clock(elsewhere):
+    """Mails that are sent at one moment by the clock are in the order of sending, too."""
+    subjects = [str(number) for number in range(9)]
+    with settings(), time_machine.travel("2030-01-01 12:00 +0000", tick=False):
+        for subject in subjects:
+            await send_email(**{**WELCOME, "subject": subject})
+    assert [message["Subject"] for message in kept(elsewhere)] == subjects
 
 
 async def test_an_outbox_that_is_not_a_folder_is_one_line(elsewhere):

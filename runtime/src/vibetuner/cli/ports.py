@@ -28,6 +28,8 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
     Raises:
         CommandError: the address can't be used.
     """
+    if not host:  # would mean all addresses of the machine
+        raise CommandError("--host is empty. Name an address, such as 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     deadline = time.monotonic() + patience
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -38,7 +40,7 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
             cure = "Name an address of this machine:  --host 127.0.0.1"
         cure = (cure or CURE).replace("{port}", str(_next_free(host, port, family)))
         raise CommandError(

@@ -83,14 +83,16 @@ def _disk_problem() -> str:
 
     A folder that is read-only on purpose is not a problem: then the process doesn't need it.
     """
-    for folder in (data_dir(), tempfile.gettempdir()):
+    for find in (data_dir, tempfile.gettempdir):
+        folder = None
         try:
+            folder = find()
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(bytes(PROBE_BYTES))
                 file.flush()
         except OSError as error:
             if error.errno in FULL:
-                return f"{folder} takes no data: {error.strerror}. Make room"
+                return f"{folder or error.filename} takes no data: {error.strerror}. Make room"
     return ""
 
 

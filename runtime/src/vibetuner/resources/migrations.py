@@ -201,6 +201,8 @@ class Migrations:
         except Exception as error:
             if located := locate(error, Path(self._scripts.versions)):
                 raise CommandError(located) from error
+            if isinstance(error, AssertionError):  # Alembic's, for '' and '@'
+                raise CommandError("That is no revision. See:  vibetuner db --help") from error
             raise
 
 
@@ -301,7 +303,7 @@ def _remember(step: Any, **_: Any) -> None:
         script = step.up_revision
         applied.append(f"{verb} {script.revision} ({script.doc})")
     elif applied is not None:
-        applied.append(f"stamped {', '.join(step.destination_revision_ids)}")
+        applied.append(f"stamped {', '.join(step.destination_revision_ids) or 'base'}")
 
 
 def _refuse_empty(_context: Any, _revision: Any, directives: list[Any]) -> None:

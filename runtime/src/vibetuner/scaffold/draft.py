@@ -18,11 +18,10 @@ from jinja2 import (
     FileSystemLoader,
     PackageLoader,
     StrictUndefined,
-    TemplateError,
     TemplateSyntaxError,
 )
 
-from vibetuner.errors import CommandError
+from vibetuner.errors import CommandError, first_line
 from vibetuner.project import project_info
 from vibetuner.scaffold.edits import Entry
 from vibetuner.scaffold.names import Name, parse_name
@@ -172,9 +171,9 @@ class Renderer:
             return self._environment.get_template(f"{template}.jinja").render(values)
         except TemplateSyntaxError as error:
             raise CommandError(f"{error.filename}:{error.lineno}: {error.message}") from None
-        except TemplateError as error:
+        except Exception as error:
             own = self._place.root / EJECTED / f"{template}.jinja"
-            raise CommandError(f"{own}: {error.message}") from None
+            raise CommandError(f"{own}: {first_line(error)}") from error
 
 
 def tidy(place: Place, path: Path, text: str) -> str:

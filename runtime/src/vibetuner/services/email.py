@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,7 +154,9 @@ def _slug() -> str:
 def _keep(content: bytes, outbox: Path) -> Path:
     """Write under a temporary name first, so that nobody sees an incomplete message."""
     outbox.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+    # A test may stop the clock: the second number keeps the order.
+    order = f"{time.monotonic_ns():020}-{secrets.token_hex(4)}"
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{order}"
     draft = outbox / f".{name}.draft"
     try:
         draft.write_bytes(content)

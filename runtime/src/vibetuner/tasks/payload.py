@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from streaq import StreaqError
 
 from vibetuner.config import Settings, data_dir
 from vibetuner.errors import PayloadError, first_line
+from vibetuner.project import create_once
 
 logger = logging.getLogger(__name__)
 
@@ -241,13 +241,8 @@ def _derive(secret: str) -> bytes:
 
 def _local_secret() -> str:
     path = data_dir() / "signing-key"
-    draft = path.with_name(f"{path.name}.{token_hex(4)}")
     if not path.exists():
-        draft.touch(mode=0o600)
-        draft.write_text(token_hex(32), encoding="ascii")
-        with suppress(FileExistsError):
-            os.link(draft, path)  # atomic: the first process wins
-        draft.unlink()
+        create_once(path, token_hex(32))
     return path.read_text(encoding="ascii")
 
 
