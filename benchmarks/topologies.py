@@ -54,7 +54,7 @@ FAR = {
 NAMES = {"sentinel": "Sentinels, two replicas", "cluster": "a Cluster, three shards"}
 NOTE = (
     "*Beside* is the same primary, with the same replicas, addressed as one server; where a proxy "
-    "delays, the same proxy without a delay; for a command, what it takes anyway. All servers, "
+    "delays, the same proxy without a delay; for a command, what it takes anyway.\n\nAll servers, "
     "replicas, Sentinels, workers and the proxy share this machine's cores, so replicas take "
     "processor time from the worker here; *what the replicas cost* compares with a server that has "
     "none. "
