@@ -15,6 +15,7 @@ from vibetuner.cli.supervisor import Supervisor
 
 pytestmark = pytest.mark.process
 
+Count = Callable[..., int]
 Replace = Callable[[str], None]
 # This program prints the watched file, and fails if the text is broken.
 CODE = """
@@ -47,32 +48,9 @@ async def supervised(file: Path, watch: Path) -> AsyncIterator[Replace]:
         await asyncio.wait_for(running, 30)
 
 
-async def test_each_change_of_the_env_file_restarts_the_programs(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    """Every change of .env restarts the programs, also after an editor has replaced the file."""
-    printed = ""
-
-    def has_read(text: str, again: Replace | None = None) -> bool:
-        nonlocal printed
-        printed += capfd.readouterr().err
-        if again and f"read {text}" not in printed:
-            again(text)
-        return f"read {text}" in printed
-
-    async with supervised(tmp_path / ".env", tmp_path / ".env") as replace:
-        await eventually(lambda: has_read("first"))
-        # No event reports that the watch has begun, so the file is replaced until a restart.
-        await eventually(lambda: has_read("second", replace))
-        for text in ("third", "fourth"):
-            replace(text)
-            await eventually(lambda text=text: has_read(text))
-
-
-async def test_an_error_that_is_made_again_is_printed_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    """An error is printed after each change that causes it, even if its text is the same."""
+@pytest.fixture
+def count(capfd: pytest.CaptureFixture[str]) -> Count:
+    """Return a function that counts a text in the output; until it comes, it calls ``again``."""
     printed = ""
 
     def count(text: str, again: Callable[[], None] | None = None) -> int:
@@ -82,6 +60,22 @@ async def test_an_error_that_is_made_again_is_printed_again(
             again()
         return printed.count(text)
 
+    return count
+
+
+async def test_each_change_of_the_env_file_restarts_the_programs(tmp_path: Path, count: Count):
+    """Every change of .env restarts the programs, also after an editor has replaced the file."""
+    async with supervised(tmp_path / ".env", tmp_path / ".env") as replace:
+        await eventually(lambda: count("read first"))
+        # No event reports that the watch has begun, so the file is replaced until a restart.
+        await eventually(lambda: count("read second", lambda: replace("second")))
+        for text in ("third", "fourth"):
+            replace(text)
+            await eventually(lambda text=text: count(f"read {text}"))
+
+
+async def test_an_error_that_is_made_again_is_printed_again(tmp_path: Path, count: Count):
+    """An error is printed after each change that causes it, even if its text is the same."""
     file = tmp_path / "code.py"
     async with supervised(file, tmp_path) as replace:
         await eventually(lambda: count("read first"))
@@ -92,39 +86,17 @@ async def test_an_error_that_is_made_again_is_printed_again(
         await eventually(lambda: count("error: no money") == 2)
 
 
-async def test_a_program_that_does_not_end_is_killed_for_the_next_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+async def test_a_program_that_does_not_end_is_killed_for_the_next_one(tmp_path: Path, count: Count):
     """A change restarts a program that ignores its signal, as in an endless loop of a handler."""
-    printed = ""
-
-    def has_read(text: str, again: Callable[[], None] | None = None) -> bool:
-        nonlocal printed
-        printed += capfd.readouterr().err
-        if again and f"read {text}" not in printed:
-            again()
-        return f"read {text}" in printed
-
     file = tmp_path / "code.py"
     async with supervised(file, tmp_path) as replace:
-        await eventually(lambda: has_read("endless", lambda: replace("endless")))
+        await eventually(lambda: count("read endless", lambda: replace("endless")))
         replace("mended")
-        await eventually(lambda: has_read("mended"))
+        await eventually(lambda: count("read mended"))
 
 
-async def test_any_number_of_broken_changes_is_waited_for(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
+async def test_any_number_of_broken_changes_is_waited_for(tmp_path: Path, count: Count):
     """The supervisor gives nobody up who saves broken code often, as an editor does by itself."""
-    printed = ""
-
-    def count(text: str, again: Callable[[], None] | None = None) -> int:
-        nonlocal printed
-        printed += capfd.readouterr().err
-        if again and text not in printed:
-            again()
-        return printed.count(text)
-
     file = tmp_path / "code.py"
     async with supervised(file, tmp_path) as replace:
         await eventually(lambda: count("read first"))
@@ -137,22 +109,13 @@ async def test_any_number_of_broken_changes_is_waited_for(
 
 
 async def test_a_change_ends_the_pause_after_a_kill(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, count: Count, caplog: pytest.LogCaptureFixture
 ):
     """A killed program is started again at once when its code changes, without the pause."""
     caplog.set_level("INFO")
-    printed = ""
-
-    def has_read(text: str, again: Callable[[], None] | None = None) -> bool:
-        nonlocal printed
-        printed += capfd.readouterr().err
-        if again and f"read {text}" not in printed:
-            again()
-        return f"read {text}" in printed
-
     file = tmp_path / "code.py"
     async with supervised(file, tmp_path) as replace:
-        await eventually(lambda: has_read("killed", lambda: replace("killed")))
+        await eventually(lambda: count("read killed", lambda: replace("killed")))
         await eventually(lambda: "starting it again in 30 s" in caplog.text)
         replace("mended")
-        await eventually(lambda: has_read("mended"), seconds=20)
+        await eventually(lambda: count("read mended"), seconds=20)
