@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from tests.environments import copy_bytecode, render
 from tests.processes import clean_environment, free_port, wait_for_http, wait_until
 from tests.template.conftest import ROOT, Repository, run
-from vibetuner.cli.supervisor import STOP_SECONDS
+from vibetuner.cli.child import STOP_SECONDS
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 
