@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,6 +149,23 @@ async def test_a_call_that_is_cut_off_leaves_the_client_usable(tmp_path: Path):
             async with asyncio.timeout(60):
                 with pytest.raises(ServerSelectionTimeoutError):
                     await database.command("ping")
+
+
+@pytest.mark.process
+async def test_a_call_that_is_cut_off_while_it_connects_leaves_no_socket_open(settings: Settings):
+    """A call that is cancelled while it makes a connection leaves no socket to the collector."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        for turns in range(30):
+            async with open_database(settings) as database:
+                calls = [asyncio.create_task(database.command("ping")) for _ in range(2)]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+        gc.collect()
+    assert [str(one.message) for one in caught] == []
 
 
 @pytest.mark.process

@@ -14,7 +14,8 @@ from sqlalchemy.exc import OperationalError
 from vibetuner.config import Settings
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.resources.sql import open_session, open_sql
-from vibetuner.resources.sql_engine import finish, make_engine
+from vibetuner.resources.sql_engine import make_engine
+from vibetuner.resources.steps import finish
 
 
 def test_the_pool_has_a_connection_for_every_slot_of_the_worker(tmp_path: Path):

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, lock, timeout
+from pymongo import AsyncMongoClient, lock, pool_shared, timeout
+from pymongo.asynchronous import pool
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConfigurationError, ConnectionFailure, ExecutionTimeout, PyMongoError
 
@@ -18,6 +19,7 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings, url_for_people
 from vibetuner.errors import ServiceUnavailable, explain_unusable, first_line
 from vibetuner.resources.slots import mongo_database
+from vibetuner.resources.steps import finish
 from vibetuner.state import request_seconds
 
 __all__ = [
@@ -123,6 +125,7 @@ async def _ping(database: Database, settings: Settings) -> None:
 def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
     if sys.version_info < (3, 12):
         lock.wait_for = _wait_for  # type: ignore[attr-defined, assignment]
+    pool._configured_protocol_interface = _connect_whole  # type: ignore[attr-defined, assignment]  # noqa: SLF001
     limits: dict[str, Any] = {
         "serverSelectionTimeoutMS": CONNECT_MS,
         "connectTimeoutMS": CONNECT_MS,
@@ -133,6 +136,14 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
         return AsyncMongoClient(settings.mongodb_url, tz_aware=True, **limits)
     except (ConfigurationError, ValueError) as error:
         raise ServiceUnavailable(unreachable(settings, error)) from error
+
+
+async def _connect_whole(*arguments: Any) -> Any:
+    """Make a connection, even if the caller is cancelled meanwhile, whose next step closes it.
+
+    PyMongo would leave its socket to the garbage collector, which warns in any test that runs then.
+    """
+    return await finish(pool_shared._configured_protocol_interface(*arguments))  # noqa: SLF001
 
 
 async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:

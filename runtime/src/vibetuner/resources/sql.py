@@ -17,7 +17,8 @@ from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
 from vibetuner.errors import NotConfigured, ServiceUnavailable
 from vibetuner.resources.slots import sql_engine
-from vibetuner.resources.sql_engine import finish, make_engine, unreachable
+from vibetuner.resources.sql_engine import make_engine, unreachable
+from vibetuner.resources.steps import finish
 
 __all__ = [
     "POSTGRES_LOCK",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from anyio import CancelScope
 from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -37,16 +36,12 @@ from vibetuner.errors import (
     install_command,
 )
 from vibetuner.resources.slots import SQL_MISSING
+from vibetuner.resources.steps import finish
 from vibetuner.resources.write_turns import LONGEST_WAIT, take_turns
 from vibetuner.state import request_seconds
 
 if TYPE_CHECKING:
     from aiosqlite import Connection
-
-T = TypeVar("T")
-
-# Longer than SQLite waits for a lock, and shorter than a cancelled task may clean up.
-PATIENCE = 8.0
 
 PRAGMAS = {
     # Lets web and worker write to one file: readers don't block, writers wait for their turn.
@@ -104,29 +99,6 @@ def unreachable(settings: Settings, error: Exception) -> str:
     url, environment = settings.database_url or "", settings.environment
     reason = first_line(error)
     return explain_unusable("SQL database", "DATABASE_URL", url, reason, environment=environment)
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in a task of its own, which goes on if the caller is cancelled.
-
-    The cancellation is raised afterwards, at the caller's next await; if ``work`` takes 8 seconds
-    longer, it is cancelled, too.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    with CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                if cancelled is None:
-                    asyncio.get_running_loop().call_later(PATIENCE, task.cancel)
-                cancelled = error
-    caller = asyncio.current_task()
-    if cancelled is not None and caller is not None:
-        caller.uncancel()
-        caller.cancel(*cancelled.args)
-    return task.result()
 
 
 class Pool(AsyncAdaptedQueuePool):
