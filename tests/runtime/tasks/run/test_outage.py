@@ -395,7 +395,7 @@ async def test_a_read_that_went_on_after_a_loss_keeps_no_message(
     async with running(worker):
         address = worker.client.functions.connection.address
         async with Connection(address) as connection:
-            took, tries = 1.0, 5
+            took, tries = 1.0, 30
             while took >= 1 and (tries := tries - 1):  # a read goes on for no more than a second
                 (own,) = await blocked(address, 1)
                 going_on = asyncio.ensure_future(read_as(worker, connection, block=30_000))
