@@ -332,9 +332,9 @@ def _explain(detail: dict[str, Any], env_file: Path) -> str:
     field = Settings.model_fields[name]
     expected = next(item.text for item in field.metadata if isinstance(item, Expected))
     variable = name.upper()
-    where = "the environment" if name in _known(os.environ) else env_file.name
-    secret = find_secret(name)
-    if secret and name not in _known(read_env_file(env_file)) | _known(os.environ):
+    exported, secret = _known(os.environ), find_secret(name)
+    where = "the environment" if name in exported else env_file.name
+    if secret and name not in exported and name not in _known(read_env_file(env_file)):
         return f"{variable}: expected {expected}, found something else in {secret}"
     return f"{variable}: expected {expected}, found {_shown(name, env_file)} in {where}"
 

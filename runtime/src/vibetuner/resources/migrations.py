@@ -182,13 +182,14 @@ class Migrations:
                 "vibetuner db revision 'what changed'"
             ) from error
         except (AlembicError, RevisionError, UserWarning) as error:
+            missing = "Look for its file in version control:  git log --stat"
             cures = {
                 "not up to date": "Run:  vibetuner db upgrade",
                 "didn't produce": "Fewer are left in that direction. See:  uv run alembic current",
-                "is not present": "Look for its file in version control:  git log --stat",
+                "is not present": missing,
                 "present more than once": f"Give another to a file in {self._scripts.versions}",
-                "No such revision": "Look for its file in version control:  git log --stat",
-                "Can't locate": "Look for its file in version control:  git log --stat",
+                "No such revision": missing,
+                "Can't locate": missing,
                 "ultiple head": "Join them:  alembic merge heads -m 'merge'",
             }
             cure = next((cure for words, cure in cures.items() if words in str(error)), "")

@@ -15,7 +15,7 @@ from streaq.types import P, R
 
 from vibetuner.errors import TaskError
 from vibetuner.tasks.call import ChainedCall, ReliableCall, TaskCall, parts_of
-from vibetuner.tasks.client.queue import Refusal, check_ties, line_of
+from vibetuner.tasks.client.queue import Refusal, check_ties, line_of, without
 from vibetuner.tasks.courier import Courier, Worker
 from vibetuner.tasks.engine import follows_another, link_chain
 from vibetuner.tasks.limits import check_enqueue
@@ -110,8 +110,7 @@ class Enqueuer:
         for task in plain:
             check_enqueue(task, self._worker.priorities)
         refused = await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
-        wrong = {id(task) for task, _ in refused}
-        plain = [task for task in plain if id(task) not in wrong]
+        plain = without(plain, refused)
         own = {part.id: part for task in plain for part in parts_of(task)}
         await self._notify([*own.values(), *plain])
         for task in reliable:

@@ -85,8 +85,7 @@ class QueueClient:
         """
         refused: list[Refusal] = []
         values = self.values(tasks, now, refused)
-        wrong = {id(task) for task, _ in refused}
-        left = [task for task in tasks if id(task) not in wrong]
+        left = without(tasks, refused)
         while left:
             async with self.answering():
                 answers = await self._ask("enqueue", values)
@@ -476,6 +475,12 @@ def _known(task: Task[Any, Any], answer: Any) -> Any:
     if gone := gone_in(answer):
         raise _gone(task, gone)
     return answer
+
+
+def without(tasks: Sequence[Task[Any, Any]], refused: Sequence[Refusal]) -> list[Task[Any, Any]]:
+    """Return the tasks that were not refused."""
+    wrong = {id(task) for task, _ in refused}
+    return [task for task in tasks if id(task) not in wrong]
 
 
 def _is_after(task: Task[Any, Any], first: str) -> bool:
