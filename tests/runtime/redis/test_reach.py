@@ -9,6 +9,7 @@ import string
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,7 +26,7 @@ from vibetuner.errors import ServiceUnavailable
 from vibetuner.redis.blocking import ask
 from vibetuner.redis.client import check, make_client, open_redis
 from vibetuner.redis.connection import Connection
-from vibetuner.redis.url import Address, parse_url
+from vibetuner.redis.url import Address, Tls, parse_url
 from vibetuner.resources.table import probe
 
 PASSWORD = string.printable.strip()
@@ -226,6 +227,22 @@ async def test_a_renewed_certificate_is_used(server: Path, certificates: Path, t
             for name in ("client.pem", "client.key"):
                 shutil.copy(certificates / name, strange / name)
             assert await client.ping()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_connections_share_a_context_until_a_file_changes(
+    certificates: Path, tmp_path: Path, is_folder: bool
+):
+    """A new context reads the system's authorities, and the event loop waits meanwhile."""
+    strange = make_certificates(tmp_path, "DNS:localhost")
+    (used := tmp_path / "used").mkdir()
+    shutil.copy(strange / "ca.pem", used)
+    tls = Tls(ca_certs=str(used if is_folder else used / "ca.pem"))
+    first = tls.context()
+    assert replace(tls).context() is first
+    assert Tls().context() is not first
+    shutil.copy(certificates / "ca.pem", used)
+    assert tls.context() is not first
 
 
 @pytest.mark.slow

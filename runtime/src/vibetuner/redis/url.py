@@ -8,6 +8,7 @@ from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -70,24 +71,48 @@ class Tls:
     keyfile: str | None = None
 
     def context(self) -> SSLContext:
-        """Read the files; raise OSError, which names the option, if one can't be used."""
+        """Read the files that have changed; raise OSError, which names the option, if it can't.
+
+        Connections share a context: with the system's authorities, each takes a megabyte of memory,
+        and ten milliseconds or more in which the event loop does nothing else.
+        """
         import ssl  # noqa: PLC0415 - as above
 
-        context = ssl.create_default_context()
-        context.check_hostname = self.check_hostname and self.verify != "none"
-        context.verify_mode = ssl.VerifyMode[f"CERT_{self.verify.upper()}"]
-        try:
-            if self.ca_certs:
-                option = f"ssl_ca_certs={self.ca_certs}"
-                kind = "capath" if Path(self.ca_certs).is_dir() else "cafile"
-                context.load_verify_locations(**{kind: self.ca_certs})
-            if self.certfile:
-                option = f"ssl_certfile={self.certfile} with ssl_keyfile={self.keyfile}"
-                # With any password, even an empty one, OpenSSL doesn't ask for it on the terminal.
-                context.load_cert_chain(self.certfile, self.keyfile, password="")
-        except OSError as error:
-            raise OSError(f"{option} can't be used: {error.strerror or error}") from None
-        return context
+        system = ssl.get_default_verify_paths()
+        files = [system.cafile, system.capath, self.ca_certs, self.certfile, self.keyfile]
+        if self.ca_certs and Path(self.ca_certs).is_dir():
+            files += map(str, Path(self.ca_certs).iterdir())
+        return _context(self, frozenset((file, _version(file)) for file in files if file))
+
+
+@lru_cache(maxsize=4)
+def _context(tls: Tls, _versions: frozenset[object]) -> SSLContext:
+    import ssl  # noqa: PLC0415 - as above
+
+    context = ssl.create_default_context()
+    context.check_hostname = tls.check_hostname and tls.verify != "none"
+    context.verify_mode = ssl.VerifyMode[f"CERT_{tls.verify.upper()}"]
+    try:
+        if tls.ca_certs:
+            option = f"ssl_ca_certs={tls.ca_certs}"
+            kind = "capath" if Path(tls.ca_certs).is_dir() else "cafile"
+            context.load_verify_locations(**{kind: tls.ca_certs})
+        if tls.certfile:
+            option = f"ssl_certfile={tls.certfile} with ssl_keyfile={tls.keyfile}"
+            # With any password, even an empty one, OpenSSL doesn't ask for it on the terminal.
+            context.load_cert_chain(tls.certfile, tls.keyfile, password="")
+    except OSError as error:
+        raise OSError(f"{option} can't be used: {error.strerror or error}") from None
+    return context
+
+
+def _version(file: str) -> tuple[int, ...] | None:
+    """Return what differs once a file is written again or replaced."""
+    try:
+        now = Path(file).stat()
+    except OSError:
+        return None
+    return now.st_ino, now.st_mtime_ns, now.st_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
