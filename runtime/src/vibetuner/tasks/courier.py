@@ -24,14 +24,7 @@ from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import TAKEN, QueueClient, gone_in
-from vibetuner.tasks.outbox.row import (
-    ANSWER_SECONDS,
-    DURABLE,
-    Row,
-    Store,
-    open_stores,
-    store_for,
-)
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, DURABLE, Row, Store, open_stores, store_for
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +111,7 @@ class Courier:
                 return
 
     async def hand_on(
-        self,
-        store: Store,
-        task_ids: Sequence[str] | None = None,
-        *,
-        durable: bool | None = None,
+        self, store: Store, task_ids: Sequence[str] | None = None, *, durable: bool | None = None
     ) -> int:
         """Enqueue committed rows, of these tasks or the oldest, and delete them.
 

@@ -44,34 +44,17 @@ from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.sse.history import History
 from vibetuner.state import Place, Slot, running_loop
 from vibetuner.tasks.attempt import current_task_id
-from vibetuner.tasks.call import (
-    AsyncTask,
-    SyncTask,
-    TaskCall,
-    TaskDecorator,
-    define,
-)
+from vibetuner.tasks.call import AsyncTask, SyncTask, TaskCall, TaskDecorator, define
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
-from vibetuner.tasks.engine import (
-    cron_id,
-    is_open,
-    open_client,
-    set_open,
-    worker_context,
-)
+from vibetuner.tasks.engine import cron_id, is_open, open_client, set_open, worker_context
 from vibetuner.tasks.enqueuing import Enqueuer
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_options, check_wait
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.progress.state import ProgressStatus
-from vibetuner.tasks.queues import (
-    USUAL,
-    ReadOrder,
-    declared_queue,
-    default_queue,
-)
+from vibetuner.tasks.queues import USUAL, ReadOrder, declared_queue, default_queue
 from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
 from vibetuner.tasks.run.outage import Outage

@@ -136,10 +136,7 @@ class Durability(Generic[C]):
         self._calls: list[_Call[C]] = []
 
     async def keep(
-        self,
-        write: Callable[[C], Awaitable[T]],
-        what: str,
-        patience: bool | timedelta = True,
+        self, write: Callable[[C], Awaitable[T]], what: str, patience: bool | timedelta = True
     ) -> T:
         """Do a write, and return its result once it is durable.
 
@@ -238,11 +235,7 @@ class _Writer(Generic[C]):
     """A connection for durable writes; those that are sent together share one wait."""
 
     def __init__(
-        self,
-        address: Address,
-        make_client: Callable[[Connection], C],
-        mark: str,
-        seconds: float,
+        self, address: Address, make_client: Callable[[Connection], C], mark: str, seconds: float
     ) -> None:
         self.connection = Connection(address, timeout=seconds, on_loss=self._lose)
         self.serving: asyncio.Task[None] | None = None

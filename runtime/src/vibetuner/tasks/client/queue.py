@@ -318,10 +318,7 @@ class QueueClient:
         return await self.functions.connection.call("GET", self.keys.result(task_id)) or b""
 
     async def abort(
-        self,
-        worker: Worker[Any],
-        task_id: str,
-        seconds: float | None,
+        self, worker: Worker[Any], task_id: str, seconds: float | None
     ) -> tuple[bool, bool]:
         """Abort a task; return whether that ended it within so many seconds, and whether here.
 

@@ -172,8 +172,7 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
         found = await find_row(queue, parent, await gather(queue, parent))
         if found is not None and found.state not in ENDED:
             yield Reason(
-                f"It waits for {found.name or 'a task'} {parent}",
-                f"vibetuner tasks why {parent}",
+                f"It waits for {found.name or 'a task'} {parent}", f"vibetuner tasks why {parent}"
             )
         else:
             yield Reason(

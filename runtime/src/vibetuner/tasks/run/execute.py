@@ -391,7 +391,5 @@ async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
             await outcome
     except BaseException:
         logger.exception(
-            "on_failure of %s failed",
-            attempt.fn_name,
-            extra={"task_id": attempt.task_id},
+            "on_failure of %s failed", attempt.fn_name, extra={"task_id": attempt.task_id}
         )
