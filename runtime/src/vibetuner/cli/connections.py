@@ -184,7 +184,6 @@ class _SmallReads(asyncio.BufferedProtocol):
     """Passes received data to a connection's protocol in small pieces, between others' turns.
 
     Args:
-        protocol: the connection's protocol.
         buffer: the size of a piece; connections can share it, as each piece is copied at once.
     """
 

@@ -24,7 +24,6 @@ class _Family:
     """Keys that differ in their last part only: ``keys.data("1a")``, ``keys.data("1b")``.
 
     Args:
-        name: the part before the last.
         ours: begin with REDIS_KEY_PREFIX, not as streaq's keys.
     """
 

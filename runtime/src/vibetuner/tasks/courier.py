@@ -66,11 +66,7 @@ class Worker(Protocol):
 
 
 class Courier:
-    """A process's connection from the outbox to the queue.
-
-    Args:
-        worker: the process's worker.
-    """
+    """A process's connection from the outbox to the queue."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

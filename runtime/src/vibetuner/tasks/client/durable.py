@@ -42,11 +42,9 @@ class Keeping:
     Args:
         version: the server's version, as Redis numbers versions.
         replicas: the number of replicas that follow the server.
-        has_file: whether the server writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
         known: the replicas that Sentinels or Cluster report as up, including one that has left this
             server because it is being promoted.
-        followers: the replicas that the server reports as its own.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -141,7 +139,6 @@ class Durability(Generic[C]):
         """Do a write, and return its result once it is durable.
 
         Args:
-            write: does the write with the client that it gets.
             what: the task or tasks, for the error's message.
             patience: the longest wait; True for 5 seconds.
 

@@ -52,10 +52,6 @@ class QueueClient:
     """A process's connection to the queue.
 
     Args:
-        functions: our functions on the server.
-        listener: receives results.
-        keys: the queue's keys.
-        codec: signs and reads payloads.
         fetch: enqueues a task, by its id, if it waits in the outbox.
     """
 

@@ -45,9 +45,7 @@ class Kept:
     """The groups that are stored in Redis.
 
     Args:
-        groups: the readable groups.
         rest: the open letters that neither a group nor the counter of ungrouped ones includes.
-        is_counting: whether a recount is in progress.
     """
 
     groups: list[Group]

@@ -153,7 +153,6 @@ class JournalObserver(Observer):
         """Write the events since the last write, and trim surplus entries.
 
         Args:
-            running: the tasks that the worker runs.
             with_beat: also write the heartbeat.
             leaving: the worker stops, and must no longer be listed.
         """

@@ -52,10 +52,7 @@ class Executor:
     """Runs attempts to their recorded end.
 
     Args:
-        registry: the tasks by name.
         middlewares: wrap each function, the first one outermost.
-        client: the queue, connected.
-        observers: called at each step.
         finish: receives an attempt that has ended, or that has no end because it waits in line.
         worker_id: the worker, which is the consumer of its messages.
         idle_ms: how long the lock of a lost worker outlives the worker.

@@ -67,14 +67,7 @@ class Run:
     """The parts of a worker while it runs.
 
     Args:
-        worker: the registry, the options and the counters.
-        client: the queue, connected.
-        order: the queues that it reads.
-        queue_of: returns the queue of a task, by its name.
         app: what the project declares; observers are added for its hooks.
-        settings: the process's settings.
-        context: the context that the worker's lifespan yielded.
-        stop: the request to stop.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
