@@ -149,7 +149,7 @@ def print_list(page: Page, total: int, *, as_json: bool = False) -> None:
     The JSON is ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks.
     """
     if as_json:
-        shown = [_without(_plain(letter), "traceback") for letter in page.letters]
+        shown = [_plain(letter, "traceback") for letter in page.letters]
         print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
         return
     console, letters = Console(), page.letters
@@ -302,10 +302,6 @@ def _call(letter: DeadLetter) -> str:
     return ", ".join(given) or "none"
 
 
-def _plain(letter: DeadLetter) -> dict[str, Any]:
-    values = _without(letter.to_document(), "payload")
-    return {**values, "payload_bytes": len(letter.payload)}
-
-
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def _plain(letter: DeadLetter, *left_out: str) -> dict[str, Any]:
+    values = {**letter.to_document(), "payload_bytes": len(letter.payload)}
+    return {key: value for key, value in values.items() if key not in {"payload", *left_out}}

@@ -87,10 +87,9 @@ async def _watch(task_id: str, view: View) -> ProgressState:
 
 @asynccontextmanager
 async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Report in the block when Redis falls silent or is back; stop if the reader has gone.
+    """Report in the block when Redis falls silent or is back.
 
-    Raises:
-        BrokenPipeError: the reader of the output has gone.
+    Raises BrokenPipeError if the reader of the output has gone.
     """
     async with asyncio.TaskGroup() as group:
         looking = group.create_task(_look_around(say))
