@@ -67,7 +67,6 @@ class Report(Protocol):
 
     async def settle(self, *, again: bool) -> None:
         """Send the latest state; ``again`` if another attempt follows."""
-        ...
 
 
 class Attempt:

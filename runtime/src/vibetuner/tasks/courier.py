@@ -48,21 +48,17 @@ class Worker(Protocol):
     @property
     def priorities(self) -> Sequence[str]:
         """The project's queues, highest first."""
-        ...
 
     @property
     def client(self) -> QueueClient:
         """The client of the open queue."""
-        ...
 
     @property
     def is_connected(self) -> bool:
         """Return whether the queue is open here."""
-        ...
 
     def signing_client(self) -> QueueClient:
         """Return the open queue, or else one that signs calls and can't send them."""
-        ...
 
 
 class Courier:
