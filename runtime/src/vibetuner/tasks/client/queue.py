@@ -51,6 +51,8 @@ UNKNOWN_RESULT_MS = 300_000
 class QueueClient:
     """A process's connection to the queue.
 
+    Each method raises ServiceUnavailable if Redis does not answer, or refuses.
+
     Args:
         fetch: enqueues a task, by its id, if it waits in the outbox.
     """
@@ -77,7 +79,6 @@ class QueueClient:
 
         Raises:
             StreaqError: a part of a chain can't be stored; nothing was enqueued.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         refused: list[Refusal] = []
         values = self.values(tasks, now, refused)
@@ -120,7 +121,6 @@ class QueueClient:
         Raises:
             TaskExists: the id is taken, and the key is free; nothing was enqueued.
             TaskError: the key belongs to another task, or to this one with other arguments.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
@@ -171,7 +171,6 @@ class QueueClient:
 
         Raises:
             TaskExists: the id is taken; nothing was enqueued.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         values = self.values([task], now)
         try:  # like answering(), but cheaper
@@ -195,7 +194,6 @@ class QueueClient:
 
         Raises:
             TaskError: the arguments can't be compared, or the task is part of a chain.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
@@ -277,9 +275,6 @@ class QueueClient:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
         All times, including the first, count by the server's clock.
-
-        Raises:
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
         payload = self.codec.seal(pickle_call(task, now), Kind.SCHEDULE, task.id)
@@ -303,7 +298,6 @@ class QueueClient:
         Raises:
             TimeoutError: no result after so many seconds.
             StreaqError: the result is signed with none of our keys, or can't be read.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with asyncio.timeout(seconds), self.answering():
             key, read = self.keys.result(task_id), partial(self._stored_result, task_id)
@@ -324,7 +318,6 @@ class QueueClient:
 
         Raises:
             StreaqError: the result is signed with none of our keys.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
             outcome = await self._abort(worker, task_id)
