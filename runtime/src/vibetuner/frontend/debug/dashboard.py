@@ -32,9 +32,10 @@ from vibetuner.tasks.dead_letters import (
     settle,
 )
 from vibetuner.tasks.inspect.actions import abort, enqueue, enqueue_again
-from vibetuner.tasks.inspect.queue import now_ms, this_queue
+from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.shown import name_arguments
 from vibetuner.tasks.letters.letter import Filters
+from vibetuner.timing import now_ms
 
 router = APIRouter(route_class=DebugRoute)
 letters = APIRouter(prefix="/dead", route_class=DebugRoute)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
@@ -277,11 +276,6 @@ def answering(seconds: float = ANSWER_SECONDS) -> AbstractAsyncContextManager[No
         ServiceUnavailable: Redis did not answer, or refused.
     """
     return redis_answering(get_settings(), seconds)
-
-
-def now_ms() -> int:
-    """Return now, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def unreadable_row(task_id: str, what: str, at: datetime | None = None) -> Row:

@@ -16,13 +16,13 @@ from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.model import ENDED, Reason, Row, State, WorkerView
-from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.stats import read_outbox
 from vibetuner.tasks.letters.stream import Client
 from vibetuner.tasks.payload import OTHER_KEY, OTHER_KEY_CURE
 from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import unique_of
-from vibetuner.timing import duration
+from vibetuner.timing import duration, now_ms
 
 # A task may wait for thousands of others.
 MOST_PARENTS = 10
