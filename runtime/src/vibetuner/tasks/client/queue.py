@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ Refusal = tuple[Task[Any, Any], BaseException]
 UNKNOWN_RESULT_MS = 300_000
 
 
+@dataclass(slots=True, eq=False)
 class QueueClient:
     """A process's connection to the queue.
 
@@ -57,22 +59,13 @@ class QueueClient:
         fetch: enqueues a task, by its id, if it waits in the outbox.
     """
 
+    functions: Functions
+    listener: ResultListener
+    keys: Keys
+    codec: Codec
+    fetch: Callable[[str], Awaitable[None]] | None = None
     #: Set by :func:`open_queue_client`; sends durable calls on connections of its own.
-    durable: Durability[QueueClient]
-
-    def __init__(
-        self,
-        functions: Functions,
-        listener: ResultListener,
-        keys: Keys,
-        codec: Codec,
-        fetch: Callable[[str], Awaitable[None]] | None = None,
-    ) -> None:
-        self._fetch = fetch
-        self.functions = functions
-        self.listener = listener
-        self.keys = keys
-        self.codec = codec
+    durable: Durability[QueueClient] = field(init=False)
 
     async def _enqueue_some(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         """Enqueue tasks in one step, except those that can't be; return these with their errors.
@@ -106,10 +99,10 @@ class QueueClient:
         while True:
             answer = await self.functions.call(name, (self.keys.queue,), values)
             gone = gone_in(answer)
-            if not gone or gone in sought or self._fetch is None:
+            if not gone or gone in sought or self.fetch is None:
                 return answer
             sought.add(gone)
-            await self._fetch(gone)
+            await self.fetch(gone)
 
     async def enqueue_once(
         self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], now: int
