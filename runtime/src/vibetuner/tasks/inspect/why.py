@@ -193,37 +193,27 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
     task = queue.worker.registry.get(row.name)
     if task is None or not task.unique:
         return None
-    group, has_line = row.name, False
+    group, keys = row.name, queue.engine_keys
     if (unique := unique_of(task)) is not None:
-        has_line = unique.has_line
         try:
             group = unique.group(task.fn, group, facts.data["a"], facts.data["k"])
         except (TaskError, LookupError):  # arguments that can't be read, or no longer fit
             return None
-    if has_line:
-        keys = queue.engine_keys
-        if stuck := await find_stuck_line(queue.redis, keys, group):
-            holder, _ = stuck
-            who = "it" if holder == row.task_id else holder
-            return Reason(
-                f"{row.name} is unique, and {who} comes first and is in no queue any more: "
-                "somebody has deleted its message",
-                f"vibetuner tasks abort {holder}   (the next one in line is queued)",
-            )
-        holder = str(await queue.redis.hget(keys.holder(group), "holder") or "")
-    else:
-        holder = str(await queue.redis.get(queue.engine_keys.lock(group)) or "")
-    if not holder or holder == row.task_id:
-        return None
-    if has_line:
+    if unique is None or not unique.has_line:
+        holder = str(await queue.redis.get(keys.lock(group)) or row.task_id)
+        text = f"{row.name} is unique, and {holder} holds its lock: this one would fail at once"
+        return None if holder == row.task_id else Reason(text, f"vibetuner tasks show {holder}")
+    if stuck := await find_stuck_line(queue.redis, keys, group):
+        holder, _ = stuck
+        who = "it" if holder == row.task_id else holder
         return Reason(
-            f"{row.name} is unique, and {holder} comes first: this one waits in line for its end",
-            f"vibetuner tasks why {holder}",
+            f"{row.name} is unique, and {who} comes first and is in no queue any more: "
+            "somebody has deleted its message",
+            f"vibetuner tasks abort {holder}   (the next one in line is queued)",
         )
-    return Reason(
-        f"{row.name} is unique, and {holder} holds its lock: this one would fail at once",
-        f"vibetuner tasks show {holder}",
-    )
+    holder = str(await queue.redis.hget(keys.holder(group), "holder") or row.task_id)
+    text = f"{row.name} is unique, and {holder} comes first: this one waits in line for its end"
+    return None if holder == row.task_id else Reason(text, f"vibetuner tasks why {holder}")
 
 
 async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
