@@ -121,7 +121,8 @@ class Lease:
                 if keepers == MAX_KEEPERS:
                     reason = last_line(self._folder.keeper_log) or "its keeper died"
                     raise _unavailable("services", reason, self._folder.keeper_log)
-                keepers += self._replace_keeper()
+                with starting(self._folder, self._left) as got_it:
+                    keepers += got_it and ensure_keeper(self._folder)
                 continue
             record = read_record(self._folder)
             self.urls = {name: url for name in self._services if (url := record.url(name))}
@@ -129,10 +130,6 @@ class Lease:
                 return
             self._raise_if_failed(record, before, late=time.monotonic() > deadline)
             time.sleep(0.02)
-
-    def _replace_keeper(self) -> bool:
-        with starting(self._folder, self._left) as got_it:
-            return got_it and ensure_keeper(self._folder)
 
     def _raise_if_failed(self, record: Record, before: Record, *, late: bool) -> None:
         for name in self._services:

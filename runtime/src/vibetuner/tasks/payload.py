@@ -221,7 +221,8 @@ def signing_keys(settings: Settings) -> list[bytes]:
     """
     secrets = [settings.secret_key, settings.secret_key_previous]
     given = [secret.get_secret_value() for secret in secrets if secret is not None]
-    return [_derive(secret) for secret in given or [_local_secret()]]
+    purpose, used = b"vibetuner task payloads", given or [_local_secret()]
+    return [hmac.digest(secret.encode(), purpose, "sha256") for secret in used]
 
 
 @cache
@@ -233,10 +234,6 @@ def _keyed_hashes(key: bytes) -> tuple[Any, Any]:
     block = sha256(key).digest() if len(key) > BLOCK_BYTES else key
     block = block.ljust(BLOCK_BYTES, b"\0")
     return sha256(bytes(b ^ 0x36 for b in block)), sha256(bytes(b ^ 0x5C for b in block))
-
-
-def _derive(secret: str) -> bytes:
-    return hmac.digest(secret.encode(), b"vibetuner task payloads", "sha256")
 
 
 def _local_secret() -> str:

@@ -212,7 +212,8 @@ def judge_server(
     if not config:
         cure = "check appendonly and maxmemory-policy by hand"
         findings.append(Finding("note", "Redis", "its configuration can't be read", cure))
-    if library is not None and library != _engine_library():
+    engine = files("streaq").joinpath("lua/streaq.lua")
+    if library is not None and library != engine.read_text(encoding="utf-8"):
         text = "another version of the queue's engine uses this server, and replaces our functions"
         findings.append(Finding("warning", "Redis", text, "give each project its own server"))
     return findings or [Finding("ok", "Redis", f"{version}: keeps what it is given")]
@@ -288,11 +289,6 @@ def _declared_queues() -> list[str]:
 
 def _mb(size: int) -> int:
     return round(size / 1_000_000)
-
-
-def _engine_library() -> str:
-    """Return the code of streaq's own functions."""
-    return files("streaq").joinpath("lua/streaq.lua").read_text(encoding="utf-8")
 
 
 async def _sizes(

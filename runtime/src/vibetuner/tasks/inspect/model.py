@@ -164,11 +164,6 @@ class WorkerView:
         """Return whether it has sent a heartbeat in the last 15 seconds."""
         return self.silent < LIVE_SECONDS
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether all of its slots are in use."""
-        return self.beat.running >= self.beat.concurrency
-
     def faults(self, project: str, code: str) -> list[Reason]:
         """Return what is wrong with a live worker, compared with the project and code here."""
         beat, found = self.beat, []

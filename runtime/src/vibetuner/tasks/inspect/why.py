@@ -219,7 +219,7 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
 async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
     counts = await queue.counts()
     room = sum(view.beat.concurrency for view in live)
-    if all(view.is_full for view in live):
+    if all(view.beat.running >= view.beat.concurrency for view in live):
         return Reason(
             f"All {room} slots of {counted(len(live), 'live worker')} are in use; "
             f"{counts.queued} wait",
