@@ -27,8 +27,7 @@ NEXT_STEPS = ("git diff --stat", "uv run just check")
 def answers_with_example(root: Path) -> str:
     """Return the answers of a project with the example, as YAML.
 
-    Raises:
-        CommandError: there is no example, or something is not committed.
+    Raises CommandError if there is no example, or something is not committed.
     """
     if not (answers := answers_of(root)):
         raise CommandError(f"There is no {ANSWERS}, so the template that made this is not known")
@@ -41,8 +40,7 @@ def answers_with_example(root: Path) -> str:
 def plan_without_example(place: Place, answers: str, *, force: bool, skip: bool) -> Plan:
     """Plan to remove the example; a file that was changed since it was generated is a conflict.
 
-    Raises:
-        CommandError: the template can't be rendered.
+    Raises CommandError if the template can't be rendered.
     """
     note_wait("rendering the template with the example and without, to compare")
     with TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:

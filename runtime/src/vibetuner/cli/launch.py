@@ -54,8 +54,7 @@ class Launch:
     def run(self) -> None:
         """Check, then run until everything has stopped.
 
-        Raises:
-            VibetunerError: the settings, the project or the port are not fit to start.
+        Raises VibetunerError if the settings, the project or the port are not fit to start.
         """
         project_root()
         self._set_environment()

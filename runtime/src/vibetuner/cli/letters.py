@@ -89,8 +89,7 @@ def parse_filters(
 ) -> Filters:
     """Parse the filters of the command line.
 
-    Raises:
-        CommandError: there is no such cause, or ``since`` is not a time.
+    Raises CommandError if there is no such cause, or ``since`` is not a time.
     """
     return Filters(
         task=task,
@@ -131,8 +130,7 @@ async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
 async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bool) -> Outcome:
     """Retry or discard all that match, once a person has confirmed their number.
 
-    Raises:
-        NotConfirmed: there is no terminal to ask on, and no --yes.
+    Raises NotConfirmed if there is no terminal to ask on, and no --yes.
     """
     found = await total(filters)
     found = found if limit is None else min(found, limit)

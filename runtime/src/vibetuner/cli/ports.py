@@ -25,8 +25,7 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
     ``cure`` says what to do if the port is taken, with ``{port}`` for the next one that is free.
     A port that is taken is tried again for ``patience`` seconds.
 
-    Raises:
-        CommandError: the address can't be used.
+    Raises CommandError if the address can't be used.
     """
     if not host:  # would mean all addresses of the machine
         raise CommandError("--host is empty. Name an address, such as 127.0.0.1")

@@ -51,8 +51,7 @@ class View:
 def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
     """Show each state of a task; return the last.
 
-    Raises:
-        TaskNotFound: there is no such task.
+    Raises TaskNotFound if there is no such task.
     """
     # Before the loop runs: importing takes seconds on a busy machine, for which Redis would be
     # blamed, and Ctrl-C not heard. The project also has the classes of results.

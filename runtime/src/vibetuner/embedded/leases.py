@@ -43,9 +43,8 @@ MAX_KEEPERS = 3
 def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
     """Start the services or join running ones; return when they answer.
 
-    Raises:
-        ServiceUnavailable: a package is missing, the folder can't be written to, or a server does
-            not answer within 30 seconds.
+    Raises ServiceUnavailable if a package is missing, the folder can't be written to, or a server
+    does not answer within 30 seconds.
     """
     lease = Lease(root, services, command=command)
     lease.enter()

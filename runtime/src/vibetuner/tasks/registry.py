@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 def import_tasks(project: ProjectInfo) -> None:
     """Import every module of the project's ``tasks``, so that every task is registered.
 
-    Raises:
-        ProjectError: a module is broken; the message names file and line.
+    Raises ProjectError if a module is broken; the message names file and line.
     """
     source = project.root / "src"
     tasks = source / project.package / "tasks"
@@ -39,9 +38,8 @@ def import_tasks(project: ProjectInfo) -> None:
 def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
     """Compare ``app.tasks`` with the tasks registered with ``worker``; log the warnings.
 
-    Raises:
-        ProjectError: something listed is not a task of this worker, is listed twice, or a task is
-            not listed; the message names it, its file and line.
+    Raises ProjectError if something listed is not a task of this worker, is listed twice, or a task
+    is not listed; the message names it, its file and line.
     """
     if problems := find_problems(app, worker):
         raise ProjectError("; ".join(problems))
@@ -52,8 +50,7 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
 def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> None:
     """Raise if ``worker`` has another task of this name, before ``function`` is registered.
 
-    Raises:
-        ValueError: two tasks have this name; the message names both places.
+    Raises ValueError if two tasks have this name; the message names both places.
     """
     if (registered := worker.registry.get(name)) is None:
         return
@@ -72,8 +69,7 @@ def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> 
 def find_named(worker: Worker[Any], name: str) -> Any:
     """Return the task of this name.
 
-    Raises:
-        TaskNotFound: there is none; the message suggests a similar name.
+    Raises TaskNotFound if there is none; the message suggests a similar name.
     """
     if name in (tasks := worker.registry):
         return tasks[name]

@@ -126,8 +126,7 @@ async def misused_keys(redis: Redis[Any], prefix: str, declared: Iterable[str] =
 async def count_unreadable(redis: Redis[Any], prefix: str) -> dict[str, int]:
     """Return the number of unreadable records by kind, among the newest 1,000; no zeros.
 
-    Raises:
-        ResponseError: a key has a wrong type; see :func:`misused_keys`.
+    Raises ResponseError if a key has a wrong type; see :func:`misused_keys`.
     """
     keys = Keys(prefix)
     letters = await redis.xrevrange(keys.letters, count=LOOKED_AT)

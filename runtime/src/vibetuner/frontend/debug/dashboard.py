@@ -171,8 +171,7 @@ async def start_job(verb: Verb, fingerprint: str | None, total: int, *, by: str)
 async def find_job(job_id: str) -> Job:
     """Return a job of the last hour, whichever process runs it.
 
-    Raises:
-        TaskNotFound: there is none.
+    Raises TaskNotFound if there is none.
     """
     job = read_or_none(Job, await this_queue().redis.get(this_queue().keys.job(job_id)))
     if job is None:

@@ -70,8 +70,7 @@ class QueueClient:
     async def _enqueue_some(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         """Enqueue tasks in one step, except those that can't be; return these with their errors.
 
-        Raises:
-            StreaqError: a part of a chain can't be stored; nothing was enqueued.
+        Raises StreaqError if a part of a chain can't be stored; nothing was enqueued.
         """
         refused: list[Refusal] = []
         values = self.values(tasks, now, refused)
@@ -140,8 +139,7 @@ class QueueClient:
         Those that can't be stored are added to ``refused``, if it is given and they are not parts
         of a chain.
 
-        Raises:
-            StreaqError: an argument can't be stored.
+        Raises StreaqError if an argument can't be stored.
         """
         values: list[Any] = []
         for task in tasks:
@@ -162,8 +160,7 @@ class QueueClient:
     async def enqueue_new(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task whose id is new.
 
-        Raises:
-            TaskExists: the id is taken; nothing was enqueued.
+        Raises TaskExists if the id is taken; nothing was enqueued.
         """
         values = self.values([task], now)
         try:  # like answering(), but cheaper
@@ -185,8 +182,7 @@ class QueueClient:
 
         Returns whether that is the call's own id.
 
-        Raises:
-            TaskError: the arguments can't be compared, or the task is part of a chain.
+        Raises TaskError if the arguments can't be compared, or the task is part of a chain.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
@@ -213,8 +209,7 @@ class QueueClient:
     ) -> None:
         """Enqueue a task and its parts in one step; parts whose ids are taken stay as they are.
 
-        Raises:
-            TaskExists: the id of the task is taken; nothing was enqueued.
+        Raises TaskExists if the id of the task is taken; nothing was enqueued.
         """
         tasks = [task, *parts]
         values = self.values(tasks, now)
@@ -254,8 +249,7 @@ class QueueClient:
     ) -> list[Refusal]:
         """Enqueue tasks like :meth:`enqueue_many`, and wait until the server can't lose them.
 
-        Raises:
-            NotDurable: no confirmation in time.
+        Raises NotDurable if no confirmation comes in time.
         """
         what = f"{tasks[0].parent.fn_name} {tasks[0].id}"
         if len(tasks) > 1:
@@ -309,8 +303,7 @@ class QueueClient:
         that is queued or runs is only marked for its worker; with 0 seconds, this doesn't wait for
         it.
 
-        Raises:
-            StreaqError: the result is signed with none of our keys.
+        Raises StreaqError if the result is signed with none of our keys.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
             outcome = await self._abort(worker, task_id)
@@ -396,8 +389,7 @@ async def open_queue_client(
 def pickle_call(task: Task[Any, Any], now: int) -> bytes:
     """Pickle a call that is enqueued at a time.
 
-    Raises:
-        StreaqError: an argument can't be stored.
+    Raises StreaqError if an argument can't be stored.
     """
     try:
         return dump(call_data(task, now))
@@ -485,8 +477,7 @@ def _unique_error(task: Task[Any, Any]) -> TaskError:
 def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
     """Parse a stored result.
 
-    Raises:
-        StreaqError: the data is not that of a result.
+    Raises StreaqError if the data is not that of a result.
     """
     try:
         return TaskResult(

@@ -115,8 +115,7 @@ def check_arguments(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Convert arguments from JSON to the types that a function declares, such as texts to dates.
 
-    Raises:
-        TaskError: an argument doesn't fit; the message names it and the expected type.
+    Raises TaskError if an argument doesn't fit; the message names it and the expected type.
     """
     sign = inspect.signature(function)
     try:

@@ -34,8 +34,7 @@ async def list_tasks(
     ``after`` is the ``next`` of the page before. A page with fewer tasks than ``limit`` may still
     have a next page.
 
-    Raises:
-        CommandError: ``after`` is not the ``next`` of a page.
+    Raises CommandError if ``after`` is not the ``next`` of a page.
     """
     sections = [name for name, states in STATES.items() if any(map(filters.wants, states))]
     first, place = _begin(after, sections)

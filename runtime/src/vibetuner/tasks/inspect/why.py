@@ -34,8 +34,7 @@ LOOKED_AT = 100
 async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     """Return a task's row and the reasons why it isn't running, the most likely one first.
 
-    Raises:
-        TaskNotFound: there is no such task.
+    Raises TaskNotFound if there is no such task.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)

@@ -151,8 +151,7 @@ class StreamStore:
         The task of ``retry`` is enqueued as ``act.retried_as`` in the same step. With ``keep``, the
         mark is kept for ever, as the only record of the act.
 
-        Raises:
-            DeadLetterError: the recorded act can't be read.
+        Raises DeadLetterError if the recorded act can't be read.
         """
         keys, task_id, new_id = self._keys, letter.task_id, act.retried_as or ""
         places = [

@@ -219,9 +219,8 @@ class Executor:
 def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -> None:
     """Read the payload, once, and find the task.
 
-    Raises:
-        Rejected: the payload is gone, forged, unreadable or not a call; or the task is unknown
-            here.
+    Raises Rejected if the payload is gone, forged, unreadable or not a call; or the task is unknown
+    here.
     """
     if attempt.payload is None:
         if attempt.task_id == f"message-{attempt.message_id}":

@@ -156,8 +156,7 @@ class Run:
     async def serve(self) -> None:
         """Run tasks until a stop is requested, then finish those that run.
 
-        Raises:
-            EndsNotRecorded: Redis did not record the ends of the last ones.
+        Raises EndsNotRecorded if Redis did not record the ends of the last ones.
         """
         work = (
             self._renew(),
