@@ -32,12 +32,7 @@ from vibetuner.project import (
     project_info,
     project_root,
 )
-from vibetuner.setting_files import (
-    check_env_file,
-    find_secret,
-    read_env_file,
-    read_secrets,
-)
+from vibetuner.setting_files import check_env_file, find_secret, read_env_file, read_secrets
 from vibetuner.state import Slot
 
 __all__ = [

@@ -28,8 +28,7 @@ async def open_context(settings: Settings, project: VibetunerApp) -> AsyncIterat
 
     Whatever happens in the block, or while a resource is opened, the open ones are closed.
 
-    Raises:
-        ServiceUnavailable: a configured resource does not answer.
+    Raises ServiceUnavailable if a configured resource does not answer.
     """
     with CancelScope() as scope:
         async with AsyncExitStack() as stack:

@@ -81,8 +81,7 @@ def end_forks_by_signal() -> None:
 def load_project() -> VibetunerApp:
     """Return the project's :class:`VibetunerApp`; found from any of its folders, loaded once.
 
-    Raises:
-        ProjectError: tune.py is missing, ambiguous or broken; the message names file and line.
+    Raises ProjectError if tune.py is missing, ambiguous or broken; the message names file and line.
     """
     project = project_info()
     tune = project.root / "src" / project.package / "tune.py"
@@ -105,8 +104,7 @@ def find_project() -> VibetunerApp | None:
 def make_importable(project: ProjectInfo) -> None:
     """Put ``src/`` on the path if it is missing; it takes precedence over an installed copy.
 
-    Raises:
-        ProjectError: another module has the package's name.
+    Raises ProjectError if another module has the package's name.
     """
     source = project.root / "src"
     spec = find_spec(project.package)
@@ -126,10 +124,9 @@ def make_importable(project: ProjectInfo) -> None:
 def import_module_of(project: ProjectInfo, name: str) -> ModuleType:
     """Import a module of the project.
 
-    Raises:
-        ProjectError: the module is broken, calls ``sys.exit()``, raises KeyboardInterrupt, closes
-            stderr, forks or leaves the project's folder; the message names file and line, if they
-            are known.
+    Raises ProjectError if the module is broken, calls ``sys.exit()``, raises KeyboardInterrupt,
+    closes stderr, forks or leaves the project's folder; the message names file and line, if they
+    are known.
     """
     process = os.getpid()
     try:

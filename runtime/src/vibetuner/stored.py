@@ -23,8 +23,7 @@ class Unreadable(ValueError):  # noqa: N818 - a state of the record
 def as_moment(stored: object) -> datetime:
     """Return a stored time, a datetime or an ISO text, as a datetime in UTC.
 
-    Raises:
-        ValueError: it is neither.
+    Raises ValueError if it is neither.
     """
     try:
         moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
@@ -57,8 +56,7 @@ def read_record(kind: type[T], stored: object) -> T:
 
     Fields that ``kind`` doesn't have are ignored: a newer version wrote them.
 
-    Raises:
-        Unreadable: it is not such a record; the message names the field and shows no value.
+    Raises Unreadable if it is not such a record; the message names the field and shows no value.
     """
     try:
         values = _loads(stored) if isinstance(stored, str) else stored

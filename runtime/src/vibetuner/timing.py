@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from vibetuner.errors import CommandError
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def now_ms() -> int:
+    """Return now, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def backoff(failures: int, first: float, longest: float) -> float:

@@ -100,7 +100,9 @@ def _complaining(stderr: TextIO) -> Iterator[None]:
         if _has_broken_pipe(raised) and reader_is_gone():
             _discard_output()
             sys.exit(READER_GONE)
-        error = _behind_typer(raised)
+        error = raised
+        if isinstance(raised, SystemExit) and isinstance(raised.__context__, BrokenPipeError):
+            error = raised.__context__  # behind typer's silent exit, as if it were always stdout's
         if (code := _asked_to_end(error)) is not None:
             sys.exit(code)
         if not isinstance(error, Exception):
@@ -146,13 +148,6 @@ def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.__stdout__.fileno())
     os.close(nowhere)
-
-
-def _behind_typer(error: BaseException) -> BaseException:
-    """Return the broken pipe behind typer's silent exit, as if it were always stdout's."""
-    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
-        return error.__context__
-    return error
 
 
 def _has_broken_pipe(error: BaseException | None) -> bool:

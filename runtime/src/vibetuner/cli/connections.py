@@ -133,11 +133,6 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     )
 
 
-def _declared_length(scope: dict[str, Any]) -> int:
-    """Return the Content-Length of a request; 0 without one."""
-    return int(dict(scope["headers"]).get(b"content-length", 0))
-
-
 def _answer(status: str, headers: str = "", text: str = "") -> bytes:
     """Return a response to a client that uvicorn's protocol does not serve."""
     text = text or status
@@ -184,7 +179,6 @@ class _SmallReads(asyncio.BufferedProtocol):
     """Passes received data to a connection's protocol in small pieces, between others' turns.
 
     Args:
-        protocol: the connection's protocol.
         buffer: the size of a piece; connections can share it, as each piece is copied at once.
     """
 
@@ -280,7 +274,8 @@ class _Limited(asyncio.Protocol):
     def on_response_complete(self) -> None:
         cycle = self.cycle
         super().on_response_complete()  # type: ignore[misc]  # uvicorn's
-        if cycle.more_body and _declared_length(cycle.scope) > UNREAD_BYTES:
+        declared = int(dict(cycle.scope["headers"]).get(b"content-length", 0))
+        if cycle.more_body and declared > UNREAD_BYTES:
             self._part()
 
     def _part(self) -> None:

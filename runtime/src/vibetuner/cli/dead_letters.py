@@ -111,13 +111,7 @@ def _add_act(verb: Verb, summary: str) -> None:
         yes: Yes = False,
         as_json: AsJson = False,
     ) -> None:
-        from vibetuner.cli.letters import (
-            parse_filters,
-            print_outcome,
-            run,
-            settle_all,
-            settle_some,
-        )
+        from vibetuner.cli.letters import parse_filters, print_outcome, run, settle_all, settle_some
         from vibetuner.errors import CommandError
 
         filters = parse_filters(task, cause, fingerprint, since)

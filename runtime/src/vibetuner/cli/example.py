@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +27,7 @@ NEXT_STEPS = ("git diff --stat", "uv run just check")
 def answers_with_example(root: Path) -> str:
     """Return the answers of a project with the example, as YAML.
 
-    Raises:
-        CommandError: there is no example, or something is not committed.
+    Raises CommandError if there is no example, or something is not committed.
     """
     if not (answers := answers_of(root)):
         raise CommandError(f"There is no {ANSWERS}, so the template that made this is not known")
@@ -40,12 +40,14 @@ def answers_with_example(root: Path) -> str:
 def plan_without_example(place: Place, answers: str, *, force: bool, skip: bool) -> Plan:
     """Plan to remove the example; a file that was changed since it was generated is a conflict.
 
-    Raises:
-        CommandError: the template can't be rendered.
+    Raises CommandError if the template can't be rendered.
     """
     note_wait("rendering the template with the example and without, to compare")
     with TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-        first = _first_answers(place.root) or answers
+        # Those that made the project; an update changes only the version in them.
+        first, git = answers, partial(run_tool, "git", cwd=place.root)
+        if commits := git("log", "--format=%H", "--", ANSWERS).split():
+            first = git("show", f"{commits[-1]}:./{ANSWERS}") or answers
         rendered = pool.submit(_render, first, Path(folder) / "with", example=True)
         wanted = _render(answers, Path(folder) / "without", example=False)
         generated = rendered.result()
@@ -75,12 +77,6 @@ def _steps(
                 continue
         kinds = {before is None: Action.CREATE, after is None: Action.REMOVE}
         yield Change(path, before, after, kinds.get(True, Action.EDIT))
-
-
-def _first_answers(root: Path) -> str:
-    """Return the answers that made the project; an update changes only the version in them."""
-    commits = run_tool("git", "log", "--format=%H", "--", ANSWERS, cwd=root).split()
-    return run_tool("git", "show", f"{commits[-1]}:./{ANSWERS}", cwd=root) if commits else ""
 
 
 def _render(answers: str, folder: Path, *, example: bool) -> dict[str, bytes]:

@@ -54,8 +54,7 @@ class Launch:
     def run(self) -> None:
         """Check, then run until everything has stopped.
 
-        Raises:
-            VibetunerError: the settings, the project or the port are not fit to start.
+        Raises VibetunerError if the settings, the project or the port are not fit to start.
         """
         project_root()
         self._set_environment()
@@ -65,7 +64,12 @@ class Launch:
         self._check(settings)
         with self._listen() as listener:
             if self.mode == "prod" and self.part != "all" and self.workers == 1:
-                self._serve(next(self._programs(listener)), listener)
+                from vibetuner.cli import child
+
+                program = next(self._programs(listener))
+                if listener is not None:
+                    listener.detach()  # the child, which is this process, owns it now
+                child.main(list(program.arguments[2:]))
                 return
             sys.exit(asyncio.run(self._supervise(settings, listener)))
 
@@ -116,14 +120,6 @@ class Launch:
         )
         port = self.port or WEB_PORT
         return closing(listen(self.host, port, cure=cure, patience=PORT_SECONDS))
-
-    def _serve(self, program: Program, listener: socket.socket | None) -> None:
-        """Run the only process of this command here."""
-        from vibetuner.cli import child
-
-        if listener is not None:
-            listener.detach()  # the child owns it now
-        child.main(list(program.arguments[2:]))
 
     async def _supervise(self, settings: Settings, listener: socket.socket | None) -> int:
         from vibetuner.cli.child import STOP_SECONDS

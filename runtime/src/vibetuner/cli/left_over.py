@@ -25,8 +25,12 @@ def ask_left_over(*tasks: str) -> dict[str, Any]:
 
     ``{"queued": None}`` means that the queue could not be reached.
     """
+    url, found = get_settings().redis_url, {}
     try:
-        found = _ask(tasks) if _is_worth_asking() else {}
+        # Embedded servers that have never run hold nothing, and need not start.
+        if url and (url != EMBEDDED or (project_root() / ".vibetuner").is_dir()):
+            note_start()
+            found = asyncio.run(_count(tasks))
     except VibetunerError as error:
         print(f"note: queued and dead tasks were not looked for. {error}", file=sys.stderr)
         return {"queued": None, "dead": None}
@@ -47,17 +51,6 @@ def ask_left_over(*tasks: str) -> dict[str, Any]:
         "queued": sum(queued for queued, _ in found.values()),
         "dead": sum(dead for _, dead in found.values()),
     }
-
-
-def _ask(tasks: Sequence[str]) -> dict[str, tuple[int, int]]:
-    note_start()
-    return asyncio.run(_count(tasks))
-
-
-def _is_worth_asking() -> bool:
-    """Return False if embedded servers have never run: they hold nothing, and need not start."""
-    url = get_settings().redis_url
-    return bool(url) and (url != EMBEDDED or (project_root() / ".vibetuner").is_dir())
 
 
 async def _count(tasks: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -89,8 +89,7 @@ def parse_filters(
 ) -> Filters:
     """Parse the filters of the command line.
 
-    Raises:
-        CommandError: there is no such cause, or ``since`` is not a time.
+    Raises CommandError if there is no such cause, or ``since`` is not a time.
     """
     return Filters(
         task=task,
@@ -131,8 +130,7 @@ async def settle_some(verb: Verb, ids: list[str], *, yes: bool) -> Outcome:
 async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bool) -> Outcome:
     """Retry or discard all that match, once a person has confirmed their number.
 
-    Raises:
-        NotConfirmed: there is no terminal to ask on, and no --yes.
+    Raises NotConfirmed if there is no terminal to ask on, and no --yes.
     """
     found = await total(filters)
     found = found if limit is None else min(found, limit)
@@ -149,7 +147,7 @@ def print_list(page: Page, total: int, *, as_json: bool = False) -> None:
     The JSON is ``{"count": ..., "letters": [...], "unreadable": [...]}``, without tracebacks.
     """
     if as_json:
-        shown = [_without(_plain(letter), "traceback") for letter in page.letters]
+        shown = [_plain(letter, "traceback") for letter in page.letters]
         print_json({"count": total, "letters": shown, "unreadable": page.unreadable})
         return
     console, letters = Console(), page.letters
@@ -302,10 +300,6 @@ def _call(letter: DeadLetter) -> str:
     return ", ".join(given) or "none"
 
 
-def _plain(letter: DeadLetter) -> dict[str, Any]:
-    values = _without(letter.to_document(), "payload")
-    return {**values, "payload_bytes": len(letter.payload)}
-
-
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
+def _plain(letter: DeadLetter, *left_out: str) -> dict[str, Any]:
+    values = {**letter.to_document(), "payload_bytes": len(letter.payload)}
+    return {key: value for key, value in values.items() if key not in {"payload", *left_out}}

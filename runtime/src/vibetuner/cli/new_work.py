@@ -29,8 +29,7 @@ def carry_out(
 
     ``facts`` are further entries of the JSON document.
 
-    Raises:
-        CommandError: files differ, and none was written.
+    Raises CommandError if files differ, and none was written.
     """
     blocked = bool(plan.conflicts)
     written = not (blocked or dry_run)

@@ -25,8 +25,7 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
     ``cure`` says what to do if the port is taken, with ``{port}`` for the next one that is free.
     A port that is taken is tried again for ``patience`` seconds.
 
-    Raises:
-        CommandError: the address can't be used.
+    Raises CommandError if the address can't be used.
     """
     if not host:  # would mean all addresses of the machine
         raise CommandError("--host is empty. Name an address, such as 127.0.0.1")
@@ -35,7 +34,13 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        while not _bind(listener, host, port, final=time.monotonic() >= deadline):
+        while True:
+            try:
+                listener.bind((host, port))
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                    raise
             time.sleep(0.05)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -48,17 +53,6 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
         ) from None
     listener.set_inheritable(True)
     return listener
-
-
-def _bind(listener: socket.socket, host: str, port: int, *, final: bool) -> bool:
-    """Bind; return False if the port is taken, which raises in the ``final`` attempt."""
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        if final or error.errno != errno.EADDRINUSE:
-            raise
-        return False
-    return True
 
 
 def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:

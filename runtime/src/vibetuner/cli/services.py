@@ -104,10 +104,6 @@ def _describe(service: ServiceStatus) -> str:
         # Less than none if the clock was set back.
         seconds = max(0, round((datetime.now(UTC) - service.since).total_seconds()))
         facts.append(f"up {timedelta(seconds=seconds)}")
-    return "  ".join((*facts, f"data {_human(service.data_bytes)}"))
-
-
-def _human(size: int) -> str:
-    if size < 1_000_000:
-        return f"{size / 1000:.1f} kB"
-    return f"{size / 1_000_000:.1f} MB"
+    size = service.data_bytes
+    data = f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
+    return "  ".join((*facts, f"data {data}"))

@@ -98,8 +98,7 @@ def parse_filters(
 def check_task_name(name: str) -> None:
     """Raise if the project has no task of this name.
 
-    Raises:
-        TaskNotFound: there is none; the message suggests a similar name.
+    Raises TaskNotFound if there is none; the message suggests a similar name.
     """
     load_project()
     import_tasks(project_info())

@@ -44,12 +44,7 @@ def list_(  # noqa: PLR0913, PLR0917 - options
 
     Exit code 0 if there are any, 3 if nothing matches.
     """
-    from vibetuner.cli.task_queue import (
-        check_task_name,
-        parse_filters,
-        print_page,
-        run,
-    )
+    from vibetuner.cli.task_queue import check_task_name, parse_filters, print_page, run
     from vibetuner.tasks.inspect.listing import list_tasks
 
     filters = parse_filters(state or [], task, since, until)
@@ -123,10 +118,7 @@ def stats(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def abort(
-    task_id: Id,
-    as_json: AsJson = False,
-) -> None:
+def abort(task_id: Id, as_json: AsJson = False) -> None:
     """Abort a task, whatever its state; or remove the schedule of that name.
 
     Exit code 0 if it has ended, or its worker will end it; 1 if it had ended already; 3 if it is

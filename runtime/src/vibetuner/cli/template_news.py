@@ -55,8 +55,7 @@ def check_committed(root: Path) -> None:
 def fetch_news(root: Path, version: str = "") -> News:
     """Return what is new in the template's repository for this project.
 
-    Raises:
-        CommandError: the project is not tied to a version, or the repository can't be reached.
+    Raises CommandError if the project is not tied to a version, or the repository can't be reached.
     """
     answers = read_answers(answers_of(root))
     present, source = answers.get("_commit", ""), answers.get("_src_path", "")

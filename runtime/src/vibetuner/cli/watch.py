@@ -51,8 +51,7 @@ class View:
 def show_until_end(task_id: str, *, as_json: bool) -> ProgressState:
     """Show each state of a task; return the last.
 
-    Raises:
-        TaskNotFound: there is no such task.
+    Raises TaskNotFound if there is no such task.
     """
     # Before the loop runs: importing takes seconds on a busy machine, for which Redis would be
     # blamed, and Ctrl-C not heard. The project also has the classes of results.
@@ -87,10 +86,9 @@ async def _watch(task_id: str, view: View) -> ProgressState:
 
 @asynccontextmanager
 async def _looking_around(say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Report in the block when Redis falls silent or is back; stop if the reader has gone.
+    """Report in the block when Redis falls silent or is back.
 
-    Raises:
-        BrokenPipeError: the reader of the output has gone.
+    Raises BrokenPipeError if the reader of the output has gone.
     """
     async with asyncio.TaskGroup() as group:
         looking = group.create_task(_look_around(say))

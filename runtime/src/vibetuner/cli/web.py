@@ -36,8 +36,7 @@ LOCAL_HOSTS = ("localhost", "*.localhost", "127.0.0.1", "[::1]", "::1")
 def serve_frontend(listener: socket.socket, *, dev: bool) -> None:
     """Serve the project's web app on ``listener`` until a signal comes.
 
-    Raises:
-        VibetunerError: the project is broken, or a resource does not answer.
+    Raises VibetunerError if the project is broken, or a resource does not answer.
     """
     with loading():  # before the event loop, as in a worker
         load_project()

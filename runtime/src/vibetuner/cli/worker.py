@@ -46,9 +46,8 @@ def serve_worker(
     It reads ``queues``, in the form of ``--queues``; by default, all queues of the project. Once
     Redis has answered, the worker waits for outside systems that go away.
 
-    Raises:
-        VibetunerError: the project is broken, its tasks are not those of tune.py, Redis does not
-            answer at the start, or it did not record the ends of the last tasks.
+    Raises VibetunerError if the project is broken, its tasks are not those of tune.py, Redis does
+    not answer at the start, or it did not record the ends of the last tasks.
     """
     # Before the event loop, which would take Ctrl-C, and let no module run one of its own.
     with loading():

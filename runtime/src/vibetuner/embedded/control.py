@@ -89,8 +89,7 @@ def up(root: Path, services: Collection[Service] = SERVICES) -> ServicesStatus:
 
     This lasts as long as the keeper: after a reboot, nothing runs unexpectedly.
 
-    Raises:
-        ServiceUnavailable: they can't be started.
+    Raises ServiceUnavailable if they can't be started.
     """
     folder = Folder.of(root)
     with join(root, services, command="services up"), file_errors(folder):
@@ -148,8 +147,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Settings]:
 def running_services(settings: Settings) -> Settings:
     """Return the settings with the URLs of embedded servers that run; start none.
 
-    Raises:
-        ServiceUnavailable: their record can't be read.
+    Raises ServiceUnavailable if their record can't be read.
     """
     services = embedded_services(settings)
     if not services:
@@ -164,8 +162,7 @@ def running_services(settings: Settings) -> Settings:
 def services_root() -> Path:
     """Return the folder that contains ``.vibetuner/``; create it if it is missing.
 
-    Raises:
-        ServiceUnavailable: it can't be created.
+    Raises ServiceUnavailable if it can't be created.
     """
     with file_errors(Folder.of(Path.cwd())):
         return data_dir().parent

@@ -42,18 +42,12 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Held while a process joins, and while the keeper decides to stop and stops.
-        self.start_lock = path / "start.lock"
-        # Held by the keeper while it lives.
-        self.keeper_lock = path / "keeper.lock"
-        # The leases, one file per user.
-        self.leases = path / "leases"
-        # Makes the keeper run without users.
-        self.pin = path / "pinned"
-        # Makes the keeper stop even if it has users.
-        self.stop_request = path / "stop"
-        # The keeper's state, as JSON.
-        self.record = path / "state.json"
+        self.start_lock = path / "start.lock"  # held while one joins, or the keeper ends itself
+        self.keeper_lock = path / "keeper.lock"  # held by the keeper while it lives
+        self.leases = path / "leases"  # the leases, one file per user
+        self.pin = path / "pinned"  # makes the keeper run without users
+        self.stop_request = path / "stop"  # makes the keeper stop even if it has users
+        self.record = path / "state.json"  # the keeper's state, as JSON
         self.keeper_log = path / "keeper.log"
 
     @classmethod

@@ -43,9 +43,8 @@ MAX_KEEPERS = 3
 def join(root: Path, services: Collection[Service], *, command: str) -> Lease:
     """Start the services or join running ones; return when they answer.
 
-    Raises:
-        ServiceUnavailable: a package is missing, the folder can't be written to, or a server does
-            not answer within 30 seconds.
+    Raises ServiceUnavailable if a package is missing, the folder can't be written to, or a server
+    does not answer within 30 seconds.
     """
     lease = Lease(root, services, command=command)
     lease.enter()
@@ -121,7 +120,8 @@ class Lease:
                 if keepers == MAX_KEEPERS:
                     reason = last_line(self._folder.keeper_log) or "its keeper died"
                     raise _unavailable("services", reason, self._folder.keeper_log)
-                keepers += self._replace_keeper()
+                with starting(self._folder, self._left) as got_it:
+                    keepers += got_it and ensure_keeper(self._folder)
                 continue
             record = read_record(self._folder)
             self.urls = {name: url for name in self._services if (url := record.url(name))}
@@ -129,10 +129,6 @@ class Lease:
                 return
             self._raise_if_failed(record, before, late=time.monotonic() > deadline)
             time.sleep(0.02)
-
-    def _replace_keeper(self) -> bool:
-        with starting(self._folder, self._left) as got_it:
-            return got_it and ensure_keeper(self._folder)
 
     def _raise_if_failed(self, record: Record, before: Record, *, late: bool) -> None:
         for name in self._services:

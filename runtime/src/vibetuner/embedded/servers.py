@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 
 from vibetuner.embedded.folder import (
     Folder,
@@ -245,7 +244,7 @@ def _make_die_with(keeper: int) -> Callable[[], None] | None:
     """Return a function to run first in a child: on Linux, its process ends with the keeper."""
     if sys.platform != "linux":  # pragma: no cover - macOS, where servers poll for the keeper
         return None
-    libc = _libc()
+    libc = ctypes.CDLL(None)
 
     def die_with_keeper() -> None:  # pragma: no cover - in a fork that becomes another program
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -253,8 +252,3 @@ def _make_die_with(keeper: int) -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return die_with_keeper
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)

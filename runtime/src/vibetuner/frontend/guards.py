@@ -34,7 +34,6 @@ class Guards:
     seconds to answer a request.
 
     Args:
-        app: the app inside.
         headers: added to the default ones; None removes a default.
         trusted_origins: other origins whose pages may change something; ``*`` for all.
     """

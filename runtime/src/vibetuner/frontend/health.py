@@ -102,7 +102,6 @@ def outage_handlers(
     """Return handlers for the errors of requests when an outside system or the disk fails.
 
     Args:
-        settings: the settings, which name the outside systems.
         on_outage: called with the error and the request's scope before each response.
     """
     log_sparingly(logger, MOST_LINES)

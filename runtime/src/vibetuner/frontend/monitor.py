@@ -94,10 +94,7 @@ class _Door:
 
 @asynccontextmanager
 async def _open_queue_and_relay() -> AsyncIterator[None]:
-    async with (
-        open_queue() as worker,
-        open_relay(History(worker.redis, get_settings()), get_hub()),
-    ):
+    async with open_queue() as worker, open_relay(History(worker.redis, get_settings()), get_hub()):
         yield
 
 

@@ -329,11 +329,7 @@ class ReliableRedis(Redis[str]):
         await asyncio.sleep(MOVING_PAUSE)
 
     def pipeline(
-        self,
-        transaction: bool = True,
-        *,
-        raise_on_error: bool = True,
-        timeout: float | None = None,
+        self, transaction: bool = True, *, raise_on_error: bool = True, timeout: float | None = None
     ) -> Pipeline[str]:
         """Return a pipeline, as coredis does, that waits while its slot is being moved."""
         return _ReliablePipeline(self, transaction, raise_on_error, timeout)

@@ -170,8 +170,7 @@ class Connection:
     async def replicas(self) -> set[tuple[str, int]]:
         """Return the replicas that the Sentinels or the Cluster report; none without either.
 
-        Raises:
-            ConnectionError: they call another server the primary.
+        Raises ConnectionError if they call another server the primary.
         """
         line = self._line
         if self._primary is None or line is None:

@@ -169,22 +169,19 @@ def _files() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.lua")))
 
 
-def _body() -> str:
-    return "\n".join(_files())
-
-
 @cache
 def _library() -> tuple[str, str, tuple[str, ...]]:
     """Return the library's name, with a hash of its code; its code; its functions' names."""
-    text = "\n".join([_body(), *sorted(GROWING)])
+    body = "\n".join(_files())
+    text = "\n".join([body, *sorted(GROWING)])
     library = f"vibetuner_v1_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    names = tuple(CALLABLE.findall(_body()))
+    names = tuple(CALLABLE.findall(body))
     lines = (
         f"redis.register_function{{function_name='{library}_{name}', callback={name}, "
         f"flags={{{'' if name in GROWING else repr('allow-oom')}}}}}"
         for name in names
     )
-    return library, "\n".join([f"#!lua name={library}", _body(), *lines, ""]), names
+    return library, "\n".join([f"#!lua name={library}", body, *lines, ""]), names
 
 
 def _script(name: str) -> str:

@@ -24,7 +24,6 @@ class _Family:
     """Keys that differ in their last part only: ``keys.data("1a")``, ``keys.data("1b")``.
 
     Args:
-        name: the part before the last.
         ours: begin with REDIS_KEY_PREFIX, not as streaq's keys.
     """
 
@@ -106,66 +105,36 @@ class Keys:
         # Channel: every event for browsers.
         self.topic = f"{prefix}sse"
 
-    # Stream: the tasks of a queue that wait or run.
-    stream = _Family("queues")
-    # Sorted set: the delayed tasks of a queue, by the time at which they are due.
-    delayed = _Family("queues:delayed")
-    # The message at which the next search of a queue for idle ones begins; for a minute.
-    scan = _Family("scan")
-    # The answer to a step of the finisher, in case it is sent again; for 30 to 300 seconds.
-    answered = _Family("answered")
-    # streaq's mark of a live worker.
-    health = _Family("health")
-    # The payload of a task.
-    data = _Family("task:data")
-    # The number of a task's tries.
-    retry = _Family("task:retry")
-    # The result of a task.
-    result = _Family("task:results")
-    # The failed task that a task was to follow, and so fails.
-    blamed = _Family("task:blamed")
-    # Marker: the result of a task is a failure; kept as long as the result.
-    failed = _Family("task:failed")
-    # Channel: the result of a task.
-    channel = _Family("channels")
-    # Set: the tasks that wait for this one.
-    dependents = _Family("task:dependents")
-    # Set: the tasks that this one waits for.
-    dependencies = _Family("task:dependencies")
-    # String: the number of tasks that this one waited for at first, if there were several.
-    parts = _Family("task:parts")
-    # The priority of a task that waits for others.
-    waits_for = _Family("task:queue")
-    # The result of a task, for the task that follows it.
-    previous = _Family("task:previous")
-    # The error that a fallback is called with.
-    fallback = _Family("task:fallback")
-    # The task that was enqueued under an idempotency key, and its call.
-    once = _Family("task:once")
-    # The idempotency key of a task.
-    keyed = _Family("task:keyed")
-    # Marker: this outbox row was handed on.
-    handed = _Family("task:handed")
-    # Marker: the server had lost this task, and its worker has recorded its end.
-    lost = _Family("task:lost")
-    # The id of the running unique task of that name.
-    lock = _Family("task:lock")
-    # Hash: the unique task of a group that waits or runs.
-    holder = _Family("task:unique")
-    # Sorted set: the unique tasks that follow the holder of their group, in order.
-    line = _Family("task:line")
-    # The payload of a cron task.
-    cron_data = _Family("cron:data")
-    # Sorted set: the entries of the open letters of one bug, in order.
-    letters_of = _Family("dead_letters:of", ours=True)
-    # The act on a letter that is kept elsewhere.
-    act = _Family("dead_letters:acted", ours=True)
-    # Hash: the progress of a task.
-    progress = _Family("progress", ours=True)
-    # Stream: the latest events of a channel.
-    events = _Family("sse", ours=True)
-    # Marker: a ticket for the debug pages that was revoked.
-    revoked = _Family("debug:revoked", ours=True)
+    stream = _Family("queues")  # stream: the tasks of a queue that wait or run
+    delayed = _Family("queues:delayed")  # sorted set: its delayed tasks, by when they are due
+    scan = _Family("scan")  # where the next search of it for idle messages begins; for a minute
+    answered = _Family("answered")  # the answer to a step of the finisher; for 30 to 300 seconds
+    health = _Family("health")  # streaq's mark of a live worker
+    data = _Family("task:data")  # the payload of a task
+    retry = _Family("task:retry")  # the number of a task's tries
+    result = _Family("task:results")  # the result of a task
+    blamed = _Family("task:blamed")  # the failed task that a task was to follow, and so fails
+    failed = _Family("task:failed")  # marker: its result is a failure; kept as long as the result
+    channel = _Family("channels")  # channel: the result of a task
+    dependents = _Family("task:dependents")  # set: the tasks that wait for this one
+    dependencies = _Family("task:dependencies")  # set: the tasks that this one waits for
+    parts = _Family("task:parts")  # how many tasks it waited for at first, if several
+    waits_for = _Family("task:queue")  # the priority of a task that waits for others
+    previous = _Family("task:previous")  # the result of a task, for the task that follows it
+    fallback = _Family("task:fallback")  # the error that a fallback is called with
+    once = _Family("task:once")  # the task that was enqueued under an idempotency key, and its call
+    keyed = _Family("task:keyed")  # the idempotency key of a task
+    handed = _Family("task:handed")  # marker: this outbox row was handed on
+    lost = _Family("task:lost")  # marker: the server had lost it, and its worker recorded its end
+    lock = _Family("task:lock")  # the id of the running unique task of that name
+    holder = _Family("task:unique")  # hash: the unique task of a group that waits or runs
+    line = _Family("task:line")  # sorted set: the tasks that follow the holder, in order
+    cron_data = _Family("cron:data")  # the payload of a cron task
+    letters_of = _Family("dead_letters:of", ours=True)  # sorted set: a bug's open letters, in order
+    act = _Family("dead_letters:acted", ours=True)  # the act on a letter that is kept elsewhere
+    progress = _Family("progress", ours=True)  # hash: the progress of a task
+    events = _Family("sse", ours=True)  # stream: the latest events of a channel
+    revoked = _Family("debug:revoked", ours=True)  # marker: a revoked ticket for the debug pages
 
     @property
     def journal(self) -> JournalKeys:

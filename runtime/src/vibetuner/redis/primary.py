@@ -73,8 +73,7 @@ class Primary:
 
         While a replica is being promoted, they still count it, although it has left the server.
 
-        Raises:
-            OSError: most guides call another server the primary.
+        Raises OSError if most guides call another server the primary.
         """
         guides = self._address.guides
         assert guides is not None  # noqa: S101 - as above

@@ -178,7 +178,6 @@ class Cluster:
         The first list is empty if no node serves the slot.
 
         Args:
-            reply: the answer to :attr:`question`.
             asked: the host that answered, which may not know its own name.
         """
         own: list[tuple[str, int]] = []
@@ -344,7 +343,6 @@ def parse_url(url: str, prefix: str = "") -> Address:
     the hosts are nodes of a Cluster.
 
     Args:
-        url: REDIS_URL.
         prefix: REDIS_KEY_PREFIX, which decides on the node of a Cluster.
 
     Raises:

@@ -22,14 +22,7 @@ from vibetuner.resources.slots import mongo_database
 from vibetuner.resources.steps import finish
 from vibetuner.state import request_seconds
 
-__all__ = [
-    "Database",
-    "check",
-    "open_database",
-    "open_mongo",
-    "open_resource",
-    "unreachable",
-]
+__all__ = ["Database", "check", "open_database", "open_mongo", "open_resource", "unreachable"]
 
 CONNECT_MS = 5000
 CLOSE_SECONDS = 5.0

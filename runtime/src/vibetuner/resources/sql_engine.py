@@ -107,8 +107,7 @@ class Pool(AsyncAdaptedQueuePool):
     def connect(self) -> PoolProxiedConnection:
         """Return a connection; wait for one for at most DATABASE_POOL_TIMEOUT.
 
-        Raises:
-            ServiceUnavailable: no connection became free.
+        Raises ServiceUnavailable if no connection became free.
         """
         try:
             return super().connect()

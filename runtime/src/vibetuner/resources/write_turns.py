@@ -54,9 +54,8 @@ class WriteTurns:
     def take(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         """Wait for the turn before a transaction's first write.
 
-        Raises:
-            OperationalError: the turn did not come in time; the error is SQLite's own for a locked
-                file.
+        Raises OperationalError if the turn did not come in time; the error is SQLite's own for a
+        locked file.
         """
         if not statement.lstrip()[:7].upper().startswith(WRITES) or not in_greenlet():
             return

@@ -44,8 +44,7 @@ def apply_changes(changes: Sequence[Change]) -> None:
     Every file is first written beside its target and then renamed. A file keeps its mode, a link
     stays a link. Folders are created as needed, and removed when a removal leaves them empty.
 
-    Raises:
-        CommandError: a file can't be written, or no longer holds ``before``.
+    Raises CommandError if a file can't be written, or no longer holds ``before``.
     """
     done: list[Change] = []
     drafts: dict[Path, Path] = {}

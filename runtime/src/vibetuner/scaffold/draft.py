@@ -164,8 +164,7 @@ class Renderer:
     def render(self, template: str, /, **values: Any) -> str:
         """Return the text of a file.
 
-        Raises:
-            CommandError: an ejected template of the project is broken.
+        Raises CommandError if an ejected template of the project is broken.
         """
         try:
             return self._environment.get_template(f"{template}.jinja").render(values)

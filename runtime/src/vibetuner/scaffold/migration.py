@@ -33,8 +33,7 @@ def draft_migration(
 
     The template gets ``values``, the table's name and the revisions.
 
-    Raises:
-        CommandError: there are several newest revisions, or one is missing.
+    Raises CommandError if there are several newest revisions, or one is missing.
     """
     versions = sorted((place.migrations / "versions").glob("*.py"))
     texts = [path.read_text(encoding="utf-8") for path in versions]

@@ -141,8 +141,7 @@ def check_table_free(place: Place, name: Name, *, document: bool = False) -> Non
 def draft_of_model(place: Place, name: Name) -> Draft:
     """Draft a model as it was generated; its migration is kept, as a database may have it.
 
-    Raises:
-        CommandError: there is no model of this name.
+    Raises CommandError if there is no model of this name.
     """
     text = read_module(place, place.path("models", name), f"model {name.path}")
     document = "(Document):" in text

@@ -42,9 +42,8 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
 
     Files that differ are overwritten with ``force``, and kept with ``skip``.
 
-    Raises:
-        CommandError: tune.py can't be edited, a module exists where a package is needed, or a
-            package where a module is.
+    Raises CommandError if tune.py can't be edited, a module exists where a package is needed, or a
+    package where a module is.
     """
     differing = Action.OVERWRITE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Change] = []

@@ -26,13 +26,7 @@ from vibetuner.errors import MailError, NotConfigured, ProjectError
 from vibetuner.services.message import compose, mailbox
 from vibetuner.services.smtp import SmtpMailer, SmtpServer
 
-__all__ = [
-    "ConsoleMailer",
-    "Mailer",
-    "SmtpMailer",
-    "choose_mailer",
-    "send_email",
-]
+__all__ = ["ConsoleMailer", "Mailer", "SmtpMailer", "choose_mailer", "send_email"]
 
 logger = logging.getLogger(__name__)
 

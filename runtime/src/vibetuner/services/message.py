@@ -40,8 +40,7 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
 ) -> EmailMessage:
     """Build a multipart/alternative message; with attachments, inside a multipart/mixed one.
 
-    Raises:
-        MailRefused: a header holds a control character, or an address is malformed.
+    Raises MailRefused if a header holds a control character, or an address is malformed.
     """
     message = EmailMessage(POLICY)
     message["Subject"] = one_line("subject", subject)

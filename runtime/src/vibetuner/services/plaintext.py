@@ -67,7 +67,8 @@ class _Reader(HTMLParser):
             self._end_link()
             self._link = (_web_address(dict(attrs).get("href")), len(self._pieces))
         elif tag in LISTS:
-            self._start_list(ordered=tag == "ol")
+            self._break_line(1 if self._lists else 2)
+            self._lists.append(0 if tag == "ol" else None)
         elif tag == "br":
             self._break_line(min(self._gap + 1, 2))
         elif tag == "img":
@@ -81,7 +82,8 @@ class _Reader(HTMLParser):
         elif tag == "a":
             self._end_link()
         elif tag in LISTS:
-            self._end_list()
+            del self._lists[-1:]
+            self._break_line(1 if self._lists else 2)
         elif tag == "pre":
             self._preformatted = max(0, self._preformatted - 1)
         self._end_block(tag)
@@ -127,15 +129,6 @@ class _Reader(HTMLParser):
             self._break_line(1)
         elif tag in CELLS:
             self._space = True
-
-    def _start_list(self, *, ordered: bool) -> None:
-        self._break_line(1 if self._lists else 2)
-        self._lists.append(0 if ordered else None)
-
-    def _end_list(self) -> None:
-        if self._lists:
-            self._lists.pop()
-        self._break_line(1 if self._lists else 2)
 
     def _next_marker(self) -> str:
         if not self._lists:

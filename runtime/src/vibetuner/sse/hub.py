@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 from vibetuner.sse.event import Event, Position
 from vibetuner.sse.feed import Feed, Subscriber
+from vibetuner.timing import now_ms
 
 KEEPALIVE_SECONDS = 15.0
 
@@ -100,7 +100,7 @@ class Hub:
 
     def next_id(self) -> str:
         """Return an id for an event that doesn't go through Redis."""
-        now = (time.time_ns() // 1_000_000, 0)
+        now = (now_ms(), 0)
         last = self._last_id
         self._last_id = now if now > last else (last[0], last[1] + 1)
         return "{}-{}".format(*self._last_id)

@@ -242,9 +242,8 @@ class StreamBudget:
     def admit(self, address: str, settings: Settings) -> Iterator[None]:
         """Count a stream of a client for the length of the block.
 
-        Raises:
-            TooManyStreams: the client has SSE_STREAMS_PER_CLIENT streams open (429), or the
-                process has SSE_STREAMS (503).
+        Raises TooManyStreams if the client has SSE_STREAMS_PER_CLIENT streams open (429), or the
+        process has SSE_STREAMS (503).
         """
         client = client_of(address)
         self._check(client, settings)

@@ -67,7 +67,6 @@ class Report(Protocol):
 
     async def settle(self, *, again: bool) -> None:
         """Send the latest state; ``again`` if another attempt follows."""
-        ...
 
 
 class Attempt:
@@ -78,10 +77,8 @@ class Attempt:
     since 1970; 0 means none.
 
     Args:
-        task_id: the task's id.
         priority: the queue that its message came from.
         message_id: the message's id; empty for a task that ends without having been in a stream.
-        queued: when the task was due.
         payload: the signed call, as it was stored; None if it has expired.
         tries: the number of this attempt, from 1.
         is_aborted: whether somebody asked to abort the task before this attempt.
@@ -89,8 +86,6 @@ class Attempt:
         has_begun: whether an earlier attempt has begun, even one that a stop has cut.
         claimed: when this worker claimed the message, by the server's clock.
         claimed_at: the time of the claim by the event loop's clock, in seconds.
-        context: the context that the worker's lifespan yielded.
-        history: where progress is published.
     """
 
     # Fields that later steps set have their defaults here: most tasks never change most of them.

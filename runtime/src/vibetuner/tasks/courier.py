@@ -24,14 +24,7 @@ from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint
 from vibetuner.tasks.client.queue import TAKEN, QueueClient, gone_in
-from vibetuner.tasks.outbox.row import (
-    ANSWER_SECONDS,
-    DURABLE,
-    Row,
-    Store,
-    open_stores,
-    store_for,
-)
+from vibetuner.tasks.outbox.row import ANSWER_SECONDS, DURABLE, Row, Store, open_stores, store_for
 
 logger = logging.getLogger(__name__)
 
@@ -55,29 +48,21 @@ class Worker(Protocol):
     @property
     def priorities(self) -> Sequence[str]:
         """The project's queues, highest first."""
-        ...
 
     @property
     def client(self) -> QueueClient:
         """The client of the open queue."""
-        ...
 
     @property
     def is_connected(self) -> bool:
         """Return whether the queue is open here."""
-        ...
 
     def signing_client(self) -> QueueClient:
         """Return the open queue, or else one that signs calls and can't send them."""
-        ...
 
 
 class Courier:
-    """A process's connection from the outbox to the queue.
-
-    Args:
-        worker: the process's worker.
-    """
+    """A process's connection from the outbox to the queue."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -118,11 +103,7 @@ class Courier:
                 return
 
     async def hand_on(
-        self,
-        store: Store,
-        task_ids: Sequence[str] | None = None,
-        *,
-        durable: bool | None = None,
+        self, store: Store, task_ids: Sequence[str] | None = None, *, durable: bool | None = None
     ) -> int:
         """Enqueue committed rows, of these tasks or the oldest, and delete them.
 

@@ -25,7 +25,6 @@ class Enqueuer:
     """Checks calls, and enqueues them through the process's connection or its outbox.
 
     Args:
-        worker: the process's worker.
         durably: whether calls without ``durable=`` are durable, as ENQUEUE_DURABLE says.
     """
 

@@ -24,15 +24,9 @@ class Ended(NamedTuple):
     """A task that ended; times are in milliseconds since 1970, 0 means none.
 
     Args:
-        task_id: the task's id.
-        name: the task's name.
-        outcome: how it ended.
         created: when it was enqueued.
         queued: when it was due.
         started: when its last attempt began.
-        finished: when it ended.
-        tries: the number of attempts.
-        worker: the worker that recorded its end.
         error: the error in one line.
     """
 
@@ -74,20 +68,9 @@ class Beat:
     """A worker's heartbeat, sent every two seconds from its own event loop.
 
     Args:
-        id: the worker's id.
-        at: when it was sent, in milliseconds.
-        host: the machine's name.
-        pid: the process.
-        started: when the worker started, in milliseconds.
-        concurrency: the number of slots.
-        running: the number of slots in use.
         counters: tasks completed, failed, retried and aborted since it started.
-        tasks: the names of the tasks that it can run.
-        version: the project's version.
         code: a digest of the project's code.
         runtime: the version of vibetuner.
-        queues: the queues that it reads, highest first.
-        project: the short name of the project.
     """
 
     id: str

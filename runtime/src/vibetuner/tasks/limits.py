@@ -67,14 +67,8 @@ def check_options(**task_kwargs: Any) -> None:
 def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
     """Check the arguments of ``task.enqueue(...).start(...)`` and set the call's queue.
 
-    Args:
-        task: the call that is about to be enqueued.
-        priorities: the project's queues.
-
-    Raises:
-        TaskError: the id can't be stored; the project does not declare the queue; the delay or
-            schedule is invalid, before 1970 or over ten years away; or it lies after the task's
-            expiry.
+    Raises TaskError if the id can't be stored; the project does not declare the queue; the delay or
+    schedule is invalid, before 1970 or over ten years away; or it lies after the task's expiry.
     """
     name = task.parent.fn_name
     if not task.id.isalnum():  # ids that enqueue() makes are alphanumeric

@@ -98,8 +98,7 @@ class Codec:
     ) -> bytes:
         """Return the pickle that was signed for a place; without a kind, for any place.
 
-        Raises:
-            StreaqError: the signature is not ours, or is for another place.
+        Raises StreaqError if the signature is not ours, or is for another place.
         """
         placed, signature = data[:-size], data[-size:]
         inner, outer = self._begin_inner(), self._begin_outer()
@@ -120,8 +119,7 @@ class Codec:
     def load(self, data: bytes, kind: Kind | None, name: str = "") -> Any:
         """Read data that was signed for a place: check it, then unpickle it, in this order.
 
-        Raises:
-            StreaqError: the data was not signed for this place, or can't be unpickled.
+        Raises StreaqError if the data was not signed for this place, or can't be unpickled.
         """
         try:
             body = self.open(data, kind, name)
@@ -134,8 +132,7 @@ class Codec:
 
         Versions before 0.2 kept whole calls.
 
-        Raises:
-            StreaqError: the data is not a call of this task that we signed.
+        Raises StreaqError if the data is not a call of this task that we signed.
         """
         with suppress(StreaqError):
             return self.open(data, Kind.CALL, task_id, size=KEPT_BYTES)
@@ -221,7 +218,8 @@ def signing_keys(settings: Settings) -> list[bytes]:
     """
     secrets = [settings.secret_key, settings.secret_key_previous]
     given = [secret.get_secret_value() for secret in secrets if secret is not None]
-    return [_derive(secret) for secret in given or [_local_secret()]]
+    purpose, used = b"vibetuner task payloads", given or [_local_secret()]
+    return [hmac.digest(secret.encode(), purpose, "sha256") for secret in used]
 
 
 @cache
@@ -233,10 +231,6 @@ def _keyed_hashes(key: bytes) -> tuple[Any, Any]:
     block = sha256(key).digest() if len(key) > BLOCK_BYTES else key
     block = block.ljust(BLOCK_BYTES, b"\0")
     return sha256(bytes(b ^ 0x36 for b in block)), sha256(bytes(b ^ 0x5C for b in block))
-
-
-def _derive(secret: str) -> bytes:
-    return hmac.digest(secret.encode(), b"vibetuner task payloads", "sha256")
 
 
 def _local_secret() -> str:
@@ -252,9 +246,8 @@ def dump(data: Any) -> bytes:
     A task's arguments must be storable. A result or an exception that isn't, or has more than
     256 MB, becomes a :class:`PayloadError` result: the task has run, and its end must be recorded.
 
-    Raises:
-        PayloadError: an argument can't be stored, and the message names it; or all have more than
-            32 MB.
+    Raises PayloadError if an argument can't be stored, and the message names it; or all have more
+    than 32 MB.
     """
     try:
         raw = pickle.dumps(data)

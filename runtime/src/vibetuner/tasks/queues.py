@@ -45,9 +45,7 @@ def start_reader(name: str, queues: Collection[str], worker: str) -> str:
     """Return the cure for a queue that no live worker reads.
 
     Args:
-        name: the queue.
         queues: the queues that tune.py declares; empty if they are unknown.
-        worker: the command that starts a worker.
 
     >>> start_reader("bulk", ["default"], "vibetuner run prod worker")
     'declare it again until it is empty: add it to queues=[...] in tune.py, and restart a worker'
@@ -68,7 +66,6 @@ class ReadOrder:
     its share of every claim; the unused part goes to the others in their order.
 
     Args:
-        names: the queues, highest first.
         weights: the weight of each queue; empty for strict order.
 
     >>> ReadOrder(["critical", "bulk"]).divide(8)

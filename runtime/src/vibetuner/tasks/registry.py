@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ logger = logging.getLogger(__name__)
 def import_tasks(project: ProjectInfo) -> None:
     """Import every module of the project's ``tasks``, so that every task is registered.
 
-    Raises:
-        ProjectError: a module is broken; the message names file and line.
+    Raises ProjectError if a module is broken; the message names file and line.
     """
     source = project.root / "src"
     tasks = source / project.package / "tasks"
@@ -38,9 +38,8 @@ def import_tasks(project: ProjectInfo) -> None:
 def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
     """Compare ``app.tasks`` with the tasks registered with ``worker``; log the warnings.
 
-    Raises:
-        ProjectError: something listed is not a task of this worker, is listed twice, or a task is
-            not listed; the message names it, its file and line.
+    Raises ProjectError if something listed is not a task of this worker, is listed twice, or a task
+    is not listed; the message names it, its file and line.
     """
     if problems := find_problems(app, worker):
         raise ProjectError("; ".join(problems))
@@ -51,8 +50,7 @@ def check_tasks(app: VibetunerApp, worker: Worker[Any]) -> None:
 def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> None:
     """Raise if ``worker`` has another task of this name, before ``function`` is registered.
 
-    Raises:
-        ValueError: two tasks have this name; the message names both places.
+    Raises ValueError if two tasks have this name; the message names both places.
     """
     if (registered := worker.registry.get(name)) is None:
         return
@@ -71,8 +69,7 @@ def check_name(worker: Worker[Any], name: str, function: Callable[..., Any]) -> 
 def find_named(worker: Worker[Any], name: str) -> Any:
     """Return the task of this name.
 
-    Raises:
-        TaskNotFound: there is none; the message suggests a similar name.
+    Raises TaskNotFound if there is none; the message suggests a similar name.
     """
     if name in (tasks := worker.registry):
         return tasks[name]
@@ -90,16 +87,11 @@ def find_warnings(worker: Worker[Any]) -> list[str]:
 
 def find_problems(app: VibetunerApp, worker: Worker[Any]) -> list[str]:
     """Return the differences between ``app.tasks`` and ``worker``'s tasks, each with its cure."""
-    return [
-        *_not_tasks(app),
-        *_foreign_tasks(app, worker),
-        *_listed_twice(app),
-        *_not_listed(app, worker),
-        *_in_no_queue(worker),
-    ]
+    return [*_wrongly_listed(app, worker), *_wrongly_decorated(app, worker)]
 
 
-def _not_tasks(app: VibetunerApp) -> Iterator[str]:
+def _wrongly_listed(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
+    listed = Counter(item.fn_name for item in app.tasks if isinstance(item, RegisteredTask))
     for item in app.tasks:
         if not isinstance(item, RegisteredTask):
             name = getattr(item, "__qualname__", repr(item))
@@ -107,25 +99,17 @@ def _not_tasks(app: VibetunerApp) -> Iterator[str]:
                 f"tune.py lists {name}{_place(item)}, which is not a task. "
                 "Decorate it with @worker.task(), or take it out of tasks=[...]"
             )
-
-
-def _foreign_tasks(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
-    for item in app.tasks:
-        if isinstance(item, RegisteredTask) and item.worker is not worker:
+        elif item.worker is not worker:
             place = _place(getattr(item, "fn", None))
             yield (
                 f"tune.py lists {item.fn_name}{place}, a task of another worker. "
                 "Decorate it with that of get_worker(), from vibetuner.tasks.worker"
             )
-
-
-def _listed_twice(app: VibetunerApp) -> Iterator[str]:
-    names = [item.fn_name for item in app.tasks if isinstance(item, RegisteredTask)]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in sorted(name for name, count in listed.items() if count > 1):
         yield f"tune.py lists {name} more than once. Keep one"
 
 
-def _not_listed(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
+def _wrongly_decorated(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
     listed = {item.fn_name for item in app.tasks if isinstance(item, RegisteredTask)}
     for name, task in worker.registry.items():
         if name not in listed:
@@ -133,10 +117,6 @@ def _not_listed(app: VibetunerApp, worker: Worker[Any]) -> Iterator[str]:
                 f"The task {name}{_place(task.fn)} is not listed in tune.py. "
                 "Add it to tasks=[...] there"
             )
-
-
-def _in_no_queue(worker: Worker[Any]) -> Iterator[str]:
-    for name, task in worker.registry.items():
         queue = declared_queue(task)
         if queue and queue not in worker.priorities:
             yield (

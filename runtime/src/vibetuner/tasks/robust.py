@@ -137,10 +137,7 @@ def _retry_policy(
 ) -> RetryPolicy:
     check_options(backoff_max=check_number("backoff_max", backoff_max))
     return RetryPolicy(
-        max_tries=max_retries,
-        base=backoff_base,
-        cap=timedelta(seconds=backoff_max),
-        jitter=jitter,
+        max_tries=max_retries, base=backoff_base, cap=timedelta(seconds=backoff_max), jitter=jitter
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import (
     AbstractAsyncContextManager,
+    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
@@ -44,34 +45,17 @@ from vibetuner.resources.slots import no_queue, task_queue
 from vibetuner.sse.history import History
 from vibetuner.state import Place, Slot, running_loop
 from vibetuner.tasks.attempt import current_task_id
-from vibetuner.tasks.call import (
-    AsyncTask,
-    SyncTask,
-    TaskCall,
-    TaskDecorator,
-    define,
-)
+from vibetuner.tasks.call import AsyncTask, SyncTask, TaskCall, TaskDecorator, define
 from vibetuner.tasks.client.queue import QueueClient, open_queue_client
 from vibetuner.tasks.depends import inject
-from vibetuner.tasks.engine import (
-    cron_id,
-    is_open,
-    open_client,
-    set_open,
-    worker_context,
-)
+from vibetuner.tasks.engine import cron_id, is_open, open_client, set_open, worker_context
 from vibetuner.tasks.enqueuing import Enqueuer
 from vibetuner.tasks.lifespan import worker_lifespan
 from vibetuner.tasks.limits import check_options, check_wait
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.payload import Codec, Kind, dump, signing_keys
 from vibetuner.tasks.progress.state import ProgressStatus
-from vibetuner.tasks.queues import (
-    USUAL,
-    ReadOrder,
-    declared_queue,
-    default_queue,
-)
+from vibetuner.tasks.queues import USUAL, ReadOrder, declared_queue, default_queue
 from vibetuner.tasks.registry import check_name
 from vibetuner.tasks.run.delayed import Cron, DelayedQueue
 from vibetuner.tasks.run.outage import Outage
@@ -101,11 +85,9 @@ def get_worker() -> TaskWorker:
     return _override.peek() or _process_worker()
 
 
-@contextmanager
-def using_worker(worker: TaskWorker) -> Iterator[TaskWorker]:
+def using_worker(worker: TaskWorker) -> AbstractContextManager[TaskWorker]:
     """Make :func:`get_worker` return ``worker`` for the length of the block."""
-    with _override.hold(worker):
-        yield worker
+    return _override.hold(worker)
 
 
 def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
@@ -131,11 +113,7 @@ def enqueue_sync(call: Task[P, R]) -> Task[P, R]:
 
 @cache
 def _process_worker() -> TaskWorker:
-    return TaskWorker(get_settings(), _find_project)
-
-
-def _find_project() -> VibetunerApp:
-    return find_project() or VibetunerApp()
+    return TaskWorker(get_settings(), lambda: find_project() or VibetunerApp())
 
 
 @asynccontextmanager
@@ -170,10 +148,13 @@ class TaskWorker(Worker[Any]):
         self._priorities: list[str] = []
         self._find_project = find_project
         self.order: ReadOrder | None = None  # None means all queues, highest first
+        grace_period = round(settings.worker_grace_period)
+        if settings.environment != "production":
+            grace_period = min(grace_period, DEVELOPMENT_GRACE_SECONDS)
         super().__init__(
             queue_name=settings.queue_name,
             concurrency=settings.worker_concurrency,
-            grace_period=_grace_period(settings),
+            grace_period=grace_period,
             idle_timeout=settings.worker_idle_timeout,
         )
         self._client: QueueClient | None = None
@@ -234,7 +215,15 @@ class TaskWorker(Worker[Any]):
             check_options(**options)
             queue = options.pop("queue", None)
             register = make(**options)
-            return lambda function: _defined(queue, register(self._checked(function, options)))
+
+            def decorate(function):  # noqa: ANN001, ANN202
+                check_name(self, options.get("name") or function.__qualname__, function)
+                task = define(register(inject(function)))
+                if queue is not None:
+                    task.queue = queue
+                return task
+
+            return decorate
 
         @property
         def priorities(self):  # noqa: ANN201
@@ -246,11 +235,6 @@ class TaskWorker(Worker[Any]):
         @priorities.setter
         def priorities(self, names) -> None:  # noqa: ANN001
             self._priorities = names
-
-    def _checked(self, function: Any, options: dict[str, Any]) -> Any:
-        """Return the function to register; raises ValueError when its name is taken."""
-        check_name(self, options.get("name") or function.__qualname__, function)
-        return inject(function)
 
     @property
     def client(self) -> QueueClient:
@@ -631,12 +615,6 @@ async def _awaited(call: Task[P, R]) -> Task[P, R]:
     return await call
 
 
-def _defined(queue: str | None, task: Any) -> Any:
-    if queue is not None:
-        task.queue = queue
-    return define(task)
-
-
 def _codec(settings: Settings, keys: Keys) -> Codec:
     accepts_unbound = settings.unbound_signatures
     return Codec(signing_keys(settings), keys.queue, accepts_unbound=accepts_unbound)
@@ -649,9 +627,3 @@ def _reading() -> Iterator[list[bytes]]:
         yield _read.get()
     finally:
         _read.reset(token)
-
-
-def _grace_period(settings: Settings) -> int:
-    if settings.environment == "production":
-        return round(settings.worker_grace_period)
-    return min(round(settings.worker_grace_period), DEVELOPMENT_GRACE_SECONDS)

@@ -32,7 +32,6 @@ class QueueClock:
     """The time of a worker's queue. Move it while the worker does not run.
 
     Args:
-        worker: the worker, connected.
         server_time: the server's time, in seconds; a test may have set that of this process.
     """
 

@@ -28,9 +28,10 @@ def check_enqueued(
         return
     wanted = task.fn_name if args is None else f"{task.fn_name}{_shown(args)}"
     often = "once or more" if times is None else _often(times)
+    lines = [f"\n  {one.parent.fn_name}{_shown(one.args, one.kwargs)}" for one in same or calls]
     raise AssertionError(
         f"{wanted} should have been enqueued {often}, and was {_often(len(fitting))}.\n"
-        f"Enqueued: {_list(same or calls)}"
+        f"Enqueued: {''.join(lines) or 'nothing'}"
     )
 
 
@@ -51,11 +52,6 @@ def _has(call: Task[Any, Any], args: Sequence[Any] | Mapping[str, Any]) -> bool:
     expected.apply_defaults()
     actual.apply_defaults()
     return bool(expected.arguments == actual.arguments)
-
-
-def _list(calls: list[Task[Any, Any]]) -> str:
-    lines = [f"  {call.parent.fn_name}{_shown(call.args, call.kwargs)}" for call in calls]
-    return "\n".join(["", *lines]) if lines else "nothing"
 
 
 def _shown(args: Sequence[Any] | Mapping[str, Any], kwargs: Mapping[str, Any] | None = None) -> str:

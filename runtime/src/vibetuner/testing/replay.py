@@ -219,10 +219,6 @@ def _place(coroutine: Any) -> str:
     if frame is None:
         return "somewhere"
     file, line = frame.f_code.co_filename, frame.f_lineno
-    text = linecache.getline(file, line).strip()
-    return f"{_short(file)}:{line} in {frame.f_code.co_name}: {text}"
-
-
-def _short(file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+    text, path, here = linecache.getline(file, line).strip(), Path(file), Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else file
+    return f"{shown}:{line} in {frame.f_code.co_name}: {text}"

@@ -25,12 +25,13 @@ from vibetuner.stored import dump_record
 from vibetuner.tasks.inspect.detail import find_task
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters as TaskFilters
-from vibetuner.tasks.inspect.queue import now_ms, this_queue
+from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.stats import read_stats
 from vibetuner.tasks.inspect.why import explain
 from vibetuner.tasks.journal import Beat, Ended, FailedTry, Outcome, Started
 from vibetuner.tasks.letters.letter import Filters
 from vibetuner.tasks.worker import TaskWorker
+from vibetuner.timing import now_ms
 
 HOME = "/debug/tasks"
 ID, WORKER, JOB = "0123456789abcdef", "w1", "j1"

@@ -11,7 +11,8 @@ from tests.waiting import eventually
 from vibetuner.errors import CommandError
 from vibetuner.tasks.inspect.listing import list_tasks
 from vibetuner.tasks.inspect.model import Filters, State
-from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.inspect.queue import Queue
+from vibetuner.timing import now_ms
 
 FAILED = frozenset({State.FAILED})
 

@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from urllib.request import urlopen
 
 from vibetuner.cli.checks import Finding
@@ -62,10 +62,12 @@ def check_version(project: ProjectInfo) -> Iterator[Finding]:
     commit, source = answers.get("_commit", ""), answers.get("_src_path", "")
     if not commit or not source:
         return
-    newest = _newest(source)
-    if newest is None:
+    try:
+        newest = max(fetch_versions(source, SECONDS)[0], key=version_number, default="")
+    except CommandError:
         yield Finding("note", "template", f"version {commit}; its newest is not known from here")
-    elif not newest:
+        return
+    if not newest:
         yield Finding("ok", "template", f"commit {commit} of a template without releases")
     elif RELEASE.match(commit) and version_number(commit) < version_number(newest):
         text = f"version {commit}; there is {newest}"
@@ -75,29 +77,15 @@ def check_version(project: ProjectInfo) -> Iterator[Finding]:
 
 
 def check_drift(project: ProjectInfo) -> Iterator[Finding]:
-    """Report managed files that were changed by hand."""
-    if drifted := _drifted(project.root):
+    """Report managed files that differ from the commit that last changed the answers."""
+    git = partial(run_tool, "git", cwd=project.root, seconds=SECONDS)
+    try:
+        written = git("log", "-1", "--format=%H", "--", ANSWERS).strip()
+        diff = ("diff", "--name-only", "--relative", written, "--", *MANAGED)
+        drifted = git(*diff).splitlines() if written else []
+    except CommandError:
+        return
+    if drifted:
         names = ", ".join(drifted[:5]) + (" …" if drifted[5:] else "")
         cure = "keep your own in justfile, src/ or a compose override; copier update merges them"
         yield Finding("note", "template", f"changed since the template wrote them: {names}", cure)
-
-
-def _newest(source: str) -> str | None:
-    """Return the newest release, an empty text if there is none, or None if git can't tell."""
-    try:
-        return max(fetch_versions(source, SECONDS)[0], key=version_number, default="")
-    except CommandError:
-        return None
-
-
-def _drifted(root: Path) -> list[str]:
-    """Return managed files that differ from the commit that last changed the answers."""
-    try:
-        log = ("log", "-1", "--format=%H", "--", ANSWERS)
-        written = run_tool("git", *log, cwd=root, seconds=SECONDS).strip()
-        if not written:
-            return []
-        diff = ("diff", "--name-only", "--relative", written, "--", *MANAGED)
-        return run_tool("git", *diff, cwd=root, seconds=SECONDS).splitlines()
-    except CommandError:
-        return []

@@ -24,15 +24,7 @@ from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
 from vibetuner.redis.url import parse_url
-from vibetuner.resources.table import (
-    PROBE_SECONDS,
-    RESOURCES,
-    Probe,
-    find_unset,
-    probe,
-    probe_one,
-    probe_tables,
-)
+from vibetuner.resources import table
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
 from vibetuner.tasks.worker import get_worker
 
@@ -60,7 +52,7 @@ def check_tune(project: ProjectInfo) -> list[Finding]:
 
 def load_drivers(settings: Settings) -> None:
     """Import the drivers first, so that their time does not count against the services."""
-    for resource in RESOURCES:
+    for resource in table.RESOURCES:
         if resource.enabled(settings):
             resource.load()
     if settings.smtp_url:
@@ -77,7 +69,7 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
     ]
     asked = live.model_copy(update=dict.fromkeys(stopped))
     probes, of_redis, of_mail = await asyncio.gather(
-        probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+        table.probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
     )
     for one in probes:
         findings.append(_answered(one))
@@ -90,12 +82,12 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
 
 def check_unset(settings: Settings) -> list[Finding]:
     """Report systems that the tasks and models of tune.py need, and whose setting is empty."""
-    return [_answered(one) for one in find_unset(settings, load_project())]
+    return [_answered(one) for one in table.find_unset(settings, load_project())]
 
 
 async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding]:
     """Compare the SQL tables with the models, and the database with the project's migrations."""
-    probes = await probe_tables(settings, load_project().sql_models)
+    probes = await table.probe_tables(settings, load_project().sql_models)
     if not probes:
         return []
     from vibetuner.resources.schema import has_migrations
@@ -132,7 +124,7 @@ async def _read_outbox() -> list[Finding]:
     return [Finding("ok", "outbox", outbox.text)]
 
 
-def _answered(one: Probe) -> Finding:
+def _answered(one: table.Probe) -> Finding:
     if one.problem:
         return of_message(one.name, one.problem)
     return Finding("ok", one.name, f"answers in {one.milliseconds:.0f} ms")
@@ -144,7 +136,7 @@ async def _look_at_letters(settings: Settings) -> list[Finding]:
     from vibetuner.tasks.letters.mongo import count_unreadable
 
     try:
-        async with asyncio.timeout(PROBE_SECONDS), open_database(settings) as database:
+        async with asyncio.timeout(table.PROBE_SECONDS), open_database(settings) as database:
             number = await count_unreadable(database)
             outbox = await _read_outbox()
     except Exception as error:  # noqa: BLE001 - as below
@@ -165,7 +157,7 @@ async def _look_at_mail(settings: Settings) -> list[Finding]:
         return []
     from vibetuner.services.email import check_mail
 
-    found = await probe_one("mail", "", check_mail(settings, PROBE_SECONDS))
+    found = await table.probe_one("mail", "", check_mail(settings, table.PROBE_SECONDS))
     return [_answered(replace(found, problem=found.problem.removeprefix("Email: ")))]
 
 
@@ -173,10 +165,10 @@ async def _look_at_redis(settings: Settings, project: ProjectInfo) -> list[Findi
     if not settings.redis_url:
         return []
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(table.PROBE_SECONDS):
             return await check_redis(settings, project)
     except TimeoutError:
-        text = f"its state can't be read within {PROBE_SECONDS:g} s: it is busy, or far away"
+        text = f"its state can't be read within {table.PROBE_SECONDS:g} s: it is busy, or far away"
         return [Finding("warning", "Redis", text, "check its load, and the network")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are reported all the same
         reason = first_line(innermost(error))

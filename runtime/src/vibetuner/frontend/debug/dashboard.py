@@ -32,9 +32,10 @@ from vibetuner.tasks.dead_letters import (
     settle,
 )
 from vibetuner.tasks.inspect.actions import abort, enqueue, enqueue_again
-from vibetuner.tasks.inspect.queue import now_ms, this_queue
+from vibetuner.tasks.inspect.queue import this_queue
 from vibetuner.tasks.inspect.shown import name_arguments
 from vibetuner.tasks.letters.letter import Filters
+from vibetuner.timing import now_ms
 
 router = APIRouter(route_class=DebugRoute)
 letters = APIRouter(prefix="/dead", route_class=DebugRoute)
@@ -170,8 +171,7 @@ async def start_job(verb: Verb, fingerprint: str | None, total: int, *, by: str)
 async def find_job(job_id: str) -> Job:
     """Return a job of the last hour, whichever process runs it.
 
-    Raises:
-        TaskNotFound: there is none.
+    Raises TaskNotFound if there is none.
     """
     job = read_or_none(Job, await this_queue().redis.get(this_queue().keys.job(job_id)))
     if job is None:

@@ -70,7 +70,6 @@ class Gate:
     neither cached nor indexed.
 
     Args:
-        app: the app behind the gate.
         settings: returns the settings for each request.
         free: returns whether a request may pass without a ticket.
     """

@@ -130,12 +130,10 @@ async def events() -> ChangeStream:
     return ChangeStream()
 
 
-def draw_bar(state: ProgressState) -> str:
-    """Render the bar with our own template, even if the project has replaced it."""
-    return draw("bar.html", state=state)
-
-
-@progress_endpoint("/progress/{task_id:path}", router=router, render=draw_bar)
+# Our own template, even if the project has replaced it.
+@progress_endpoint(
+    "/progress/{task_id:path}", router=router, render=lambda state: draw("bar.html", state=state)
+)
 async def progress(task_id: str) -> str:
     """Stream the progress of a task until it ends."""
     return task_id

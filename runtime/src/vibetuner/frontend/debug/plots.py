@@ -102,10 +102,8 @@ def _pieces(values: Sequence[float | None], decades: int) -> list[str]:
             runs.append([])
         else:
             runs[-1].append(f"{x},{_place(value, decades)}")
-    return [_widened(run) for run in runs if run]
-
-
-def _widened(run: list[str]) -> str:
-    # A single point has no length, and would be invisible.
-    x, y = run[-1].split(",")
-    return " ".join([*run, f"{int(x) + 0.9},{y}"])
+    for run in filter(None, runs):
+        # A single point has no length, and would be invisible.
+        last, y = run[-1].split(",")
+        run.append(f"{int(last) + 0.9},{y}")
+    return [" ".join(run) for run in runs if run]

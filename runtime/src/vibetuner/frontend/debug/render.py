@@ -123,10 +123,5 @@ def _templates() -> Environment:
     environment.filters.update(
         ms=duration, ago=ago, secs=lambda span: duration(span.total_seconds() * 1000)
     )
-    environment.globals.update(
-        home=HOME,
-        height=HEIGHT,
-        bar_chart=bar_chart,
-        line_chart=line_chart,
-    )
+    environment.globals.update(home=HOME, height=HEIGHT, bar_chart=bar_chart, line_chart=line_chart)
     return environment

@@ -42,11 +42,9 @@ class Keeping:
     Args:
         version: the server's version, as Redis numbers versions.
         replicas: the number of replicas that follow the server.
-        has_file: whether the server writes an append-only file.
         has_sentinels: whether Sentinels or a Cluster decide which server is the primary.
         known: the replicas that Sentinels or Cluster report as up, including one that has left this
             server because it is being promoted.
-        followers: the replicas that the server reports as its own.
 
     >>> Keeping("7.2.4", 0, False).problem()
     ('it keeps tasks in memory alone', 'Set appendonly yes there, or start a replica')
@@ -136,15 +134,11 @@ class Durability(Generic[C]):
         self._calls: list[_Call[C]] = []
 
     async def keep(
-        self,
-        write: Callable[[C], Awaitable[T]],
-        what: str,
-        patience: bool | timedelta = True,
+        self, write: Callable[[C], Awaitable[T]], what: str, patience: bool | timedelta = True
     ) -> T:
         """Do a write, and return its result once it is durable.
 
         Args:
-            write: does the write with the client that it gets.
             what: the task or tasks, for the error's message.
             patience: the longest wait; True for 5 seconds.
 
@@ -238,11 +232,7 @@ class _Writer(Generic[C]):
     """A connection for durable writes; those that are sent together share one wait."""
 
     def __init__(
-        self,
-        address: Address,
-        make_client: Callable[[Connection], C],
-        mark: str,
-        seconds: float,
+        self, address: Address, make_client: Callable[[Connection], C], mark: str, seconds: float
     ) -> None:
         self.connection = Connection(address, timeout=seconds, on_loss=self._lose)
         self.serving: asyncio.Task[None] | None = None

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -48,40 +49,28 @@ Refusal = tuple[Task[Any, Any], BaseException]
 UNKNOWN_RESULT_MS = 300_000
 
 
+@dataclass(slots=True, eq=False)
 class QueueClient:
     """A process's connection to the queue.
 
+    Each method raises ServiceUnavailable if Redis does not answer, or refuses.
+
     Args:
-        functions: our functions on the server.
-        listener: receives results.
-        keys: the queue's keys.
-        codec: signs and reads payloads.
         fetch: enqueues a task, by its id, if it waits in the outbox.
     """
 
+    functions: Functions
+    listener: ResultListener
+    keys: Keys
+    codec: Codec
+    fetch: Callable[[str], Awaitable[None]] | None = None
     #: Set by :func:`open_queue_client`; sends durable calls on connections of its own.
-    durable: Durability[QueueClient]
-
-    def __init__(
-        self,
-        functions: Functions,
-        listener: ResultListener,
-        keys: Keys,
-        codec: Codec,
-        fetch: Callable[[str], Awaitable[None]] | None = None,
-    ) -> None:
-        self._fetch = fetch
-        self.functions = functions
-        self.listener = listener
-        self.keys = keys
-        self.codec = codec
+    durable: Durability[QueueClient] = field(init=False)
 
     async def _enqueue_some(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         """Enqueue tasks in one step, except those that can't be; return these with their errors.
 
-        Raises:
-            StreaqError: a part of a chain can't be stored; nothing was enqueued.
-            ServiceUnavailable: Redis does not answer, or refuses.
+        Raises StreaqError if a part of a chain can't be stored; nothing was enqueued.
         """
         refused: list[Refusal] = []
         values = self.values(tasks, now, refused)
@@ -109,10 +98,10 @@ class QueueClient:
         while True:
             answer = await self.functions.call(name, (self.keys.queue,), values)
             gone = gone_in(answer)
-            if not gone or gone in sought or self._fetch is None:
+            if not gone or gone in sought or self.fetch is None:
                 return answer
             sought.add(gone)
-            await self._fetch(gone)
+            await self.fetch(gone)
 
     async def enqueue_once(
         self, task: ReliableCall[Any, Any], parts: Sequence[Task[Any, Any]], now: int
@@ -124,7 +113,6 @@ class QueueClient:
         Raises:
             TaskExists: the id is taken, and the key is free; nothing was enqueued.
             TaskError: the key belongs to another task, or to this one with other arguments.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         key, mine = task.key or "", fingerprint(task)
         values = [key, to_ms(task.keep), mine, *self.values([task, *parts], now)]
@@ -151,8 +139,7 @@ class QueueClient:
         Those that can't be stored are added to ``refused``, if it is given and they are not parts
         of a chain.
 
-        Raises:
-            StreaqError: an argument can't be stored.
+        Raises StreaqError if an argument can't be stored.
         """
         values: list[Any] = []
         for task in tasks:
@@ -173,9 +160,7 @@ class QueueClient:
     async def enqueue_new(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task whose id is new.
 
-        Raises:
-            TaskExists: the id is taken; nothing was enqueued.
-            ServiceUnavailable: Redis does not answer, or refuses.
+        Raises TaskExists if the id is taken; nothing was enqueued.
         """
         values = self.values([task], now)
         try:  # like answering(), but cheaper
@@ -197,9 +182,7 @@ class QueueClient:
 
         Returns whether that is the call's own id.
 
-        Raises:
-            TaskError: the arguments can't be compared, or the task is part of a chain.
-            ServiceUnavailable: Redis does not answer, or refuses.
+        Raises TaskError if the arguments can't be compared, or the task is part of a chain.
         """
         parent: Any = task.parent
         if task.after or isinstance(task.schedule, str):
@@ -226,8 +209,7 @@ class QueueClient:
     ) -> None:
         """Enqueue a task and its parts in one step; parts whose ids are taken stay as they are.
 
-        Raises:
-            TaskExists: the id of the task is taken; nothing was enqueued.
+        Raises TaskExists if the id of the task is taken; nothing was enqueued.
         """
         tasks = [task, *parts]
         values = self.values(tasks, now)
@@ -267,8 +249,7 @@ class QueueClient:
     ) -> list[Refusal]:
         """Enqueue tasks like :meth:`enqueue_many`, and wait until the server can't lose them.
 
-        Raises:
-            NotDurable: no confirmation in time.
+        Raises NotDurable if no confirmation comes in time.
         """
         what = f"{tasks[0].parent.fn_name} {tasks[0].id}"
         if len(tasks) > 1:
@@ -281,9 +262,6 @@ class QueueClient:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
         All times, including the first, count by the server's clock.
-
-        Raises:
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
         payload = self.codec.seal(pickle_call(task, now), Kind.SCHEDULE, task.id)
@@ -307,7 +285,6 @@ class QueueClient:
         Raises:
             TimeoutError: no result after so many seconds.
             StreaqError: the result is signed with none of our keys, or can't be read.
-            ServiceUnavailable: Redis does not answer, or refuses.
         """
         async with asyncio.timeout(seconds), self.answering():
             key, read = self.keys.result(task_id), partial(self._stored_result, task_id)
@@ -318,10 +295,7 @@ class QueueClient:
         return await self.functions.connection.call("GET", self.keys.result(task_id)) or b""
 
     async def abort(
-        self,
-        worker: Worker[Any],
-        task_id: str,
-        seconds: float | None,
+        self, worker: Worker[Any], task_id: str, seconds: float | None
     ) -> tuple[bool, bool]:
         """Abort a task; return whether that ended it within so many seconds, and whether here.
 
@@ -329,9 +303,7 @@ class QueueClient:
         that is queued or runs is only marked for its worker; with 0 seconds, this doesn't wait for
         it.
 
-        Raises:
-            StreaqError: the result is signed with none of our keys.
-            ServiceUnavailable: Redis does not answer, or refuses.
+        Raises StreaqError if the result is signed with none of our keys.
         """
         async with self.answering(), self.listener.listening(self.keys.channel(task_id)) as message:
             outcome = await self._abort(worker, task_id)
@@ -417,8 +389,7 @@ async def open_queue_client(
 def pickle_call(task: Task[Any, Any], now: int) -> bytes:
     """Pickle a call that is enqueued at a time.
 
-    Raises:
-        StreaqError: an argument can't be stored.
+    Raises StreaqError if an argument can't be stored.
     """
     try:
         return dump(call_data(task, now))
@@ -506,8 +477,7 @@ def _unique_error(task: Task[Any, Any]) -> TaskError:
 def read_result(task_id: str, data: dict[str, Any]) -> TaskResult[Any]:
     """Parse a stored result.
 
-    Raises:
-        StreaqError: the data is not that of a result.
+    Raises StreaqError if the data is not that of a result.
     """
     try:
         return TaskResult(

@@ -22,11 +22,7 @@ Hear = Callable[[bytes], None]
 
 
 class ResultListener:
-    """Delivers messages of channels to everybody who waits for them.
-
-    Args:
-        address: the server; connected to at the first wait.
-    """
+    """Delivers messages of channels to everybody who waits for them."""
 
     def __init__(self, address: Address) -> None:
         self._connection = Connection(address, on_push=self._deliver, on_loss=self._lose)

@@ -115,14 +115,14 @@ def check_arguments(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Convert arguments from JSON to the types that a function declares, such as texts to dates.
 
-    Raises:
-        TaskError: an argument doesn't fit; the message names it and the expected type.
+    Raises TaskError if an argument doesn't fit; the message names it and the expected type.
     """
     sign = inspect.signature(function)
     try:
         bound = sign.bind(*args, **kwargs)
     except TypeError as error:
-        raise TaskError(f"{name}{_signature_text(sign)}: {error}") from None
+        wanted = [str(one) for one in sign.parameters.values() if not is_injected(one.default)]
+        raise TaskError(f"{name}({', '.join(wanted)}): {error}") from None
     hints = _hints(function)
     for parameter in bound.arguments:
         kind = sign.parameters[parameter].kind
@@ -147,8 +147,3 @@ def _hints(function: Any) -> dict[str, Any]:
         return get_type_hints(inspect.unwrap(function), include_extras=True)
     except Exception:  # noqa: BLE001 - somebody's annotations may name what is not there
         return {}
-
-
-def _signature_text(sign: inspect.Signature) -> str:
-    wanted = [p for p in sign.parameters.values() if not is_injected(p.default)]
-    return f"({', '.join(str(parameter) for parameter in wanted)})"

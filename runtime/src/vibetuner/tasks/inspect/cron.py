@@ -32,7 +32,6 @@ class CronView:
     Args:
         name: the task's name, or the id of a schedule that was enqueued.
         tab: the crontab line, in UTC.
-        last: the last run that ended.
         note: the problem in one line; empty if there is none.
         is_known: whether this project has the task, so that it can be run now.
     """

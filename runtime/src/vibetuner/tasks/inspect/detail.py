@@ -198,8 +198,7 @@ def _letter_row(letter: DeadLetter) -> Row:
 async def letter_of(queue: Queue, task_id: str) -> DeadLetter | None:
     """Return the dead letter of a task; while MongoDB is away, from the stream.
 
-    Raises:
-        DeadLetterError: the letter can't be read.
+    Raises DeadLetterError if the letter can't be read.
     """
     try:
         return await get_letter(task_id)

@@ -34,14 +34,14 @@ async def list_tasks(
     ``after`` is the ``next`` of the page before. A page with fewer tasks than ``limit`` may still
     have a next page.
 
-    Raises:
-        CommandError: ``after`` is not the ``next`` of a page.
+    Raises CommandError if ``after`` is not the ``next`` of a page.
     """
-    sections = [name for name, states in STATES.items() if any(map(filters.wants, states))]
+    sections = [name for name, (states, _) in SECTIONS.items() if any(map(filters.wants, states))]
     first, place = _begin(after, sections)
     rows: list[Row] = []
     for name in sections[sections.index(first) :] if sections else []:
-        found, following = await SECTIONS[name](queue, filters, limit - len(rows), place)
+        _, list_section = SECTIONS[name]
+        found, following = await list_section(queue, filters, limit - len(rows), place)
         rows += found
         if following is not None:
             return Page(rows, f"{name}!{following}")
@@ -238,17 +238,10 @@ def _edge(at: datetime | None, otherwise: str) -> str:
     return otherwise if at is None else str(int(at.timestamp() * 1000))
 
 
-STATES: dict[str, tuple[State, ...]] = {
-    "running": (State.RUNNING, State.LOST),
-    "queued": (State.QUEUED,),
-    "line": (State.QUEUED,),
-    "scheduled": (State.SCHEDULED,),
-    "ended": (*sorted(ENDED), State.UNREADABLE),
-}
-SECTIONS: dict[str, Section] = {
-    "running": _list_running,
-    "queued": _list_queued,
-    "line": _list_in_line,
-    "scheduled": _list_scheduled,
-    "ended": _list_ended,
+SECTIONS: dict[str, tuple[tuple[State, ...], Section]] = {
+    "running": ((State.RUNNING, State.LOST), _list_running),
+    "queued": ((State.QUEUED,), _list_queued),
+    "line": ((State.QUEUED,), _list_in_line),
+    "scheduled": ((State.SCHEDULED,), _list_scheduled),
+    "ended": ((*sorted(ENDED), State.UNREADABLE), _list_ended),
 }

@@ -64,7 +64,6 @@ class Row:
         name: the task's name; empty when its payload is gone or can't be read.
         created: when it was enqueued.
         due: when it was or will be put into the queue.
-        started: when its last attempt started.
         worker: the worker that runs it, or recorded its end.
         queue: the queue that it runs from or waits in; empty if unknown.
     """
@@ -111,7 +110,6 @@ class QueueView:
 
     Args:
         queued: the number of its tasks that wait for a slot.
-        scheduled: the number of tasks that will be put into it later.
         readers: the number of live workers that read it.
     """
 
@@ -166,18 +164,8 @@ class WorkerView:
         """Return whether it has sent a heartbeat in the last 15 seconds."""
         return self.silent < LIVE_SECONDS
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether all of its slots are in use."""
-        return self.beat.running >= self.beat.concurrency
-
     def faults(self, project: str, code: str) -> list[Reason]:
-        """Return what is wrong with a live worker, beside the project and the code that are here.
-
-        Args:
-            project: the slug of the project.
-            code: its digest, by :func:`vibetuner.project.code_digest`.
-        """
+        """Return what is wrong with a live worker, compared with the project and code here."""
         beat, found = self.beat, []
         if not self.is_live:
             return []
@@ -210,11 +198,9 @@ class TaskDetail:
         arguments: shortened texts by name; None if they are no longer kept.
         note: the reason why there are none.
         result: the return value, as text; None if there is nothing to show.
-        failed_tries: the attempts before its last.
         parents: ids of the tasks that it waits for.
         children: ids of the tasks that wait for it.
         is_dead: whether it left an open dead letter.
-        can_repeat: whether it can be enqueued again.
     """
 
     row: Row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
@@ -213,8 +212,7 @@ async def whole_id(queue: Queue, text: str) -> str:
     or are the oldest 5,000 in a queue are searched. If none is found, up to a million keys are
     searched for tasks that wait for others.
 
-    Raises:
-        TaskError: several ids begin like this.
+    Raises TaskError if several ids begin like this.
     """
     if not BEGINNING.fullmatch(text):
         return text
@@ -273,15 +271,9 @@ async def _scan(scan: Any, key: str, text: str) -> set[str]:
 def answering(seconds: float = ANSWER_SECONDS) -> AbstractAsyncContextManager[None]:
     """Turn Redis errors and timeouts into an error that names the cure.
 
-    Raises:
-        ServiceUnavailable: Redis did not answer, or refused.
+    Raises ServiceUnavailable if Redis did not answer, or refused.
     """
     return redis_answering(get_settings(), seconds)
-
-
-def now_ms() -> int:
-    """Return now, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def unreadable_row(task_id: str, what: str, at: datetime | None = None) -> Row:

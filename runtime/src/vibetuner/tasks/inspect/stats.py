@@ -20,10 +20,10 @@ from vibetuner.resources.slots import sql_engine
 from vibetuner.stored import read_number
 from vibetuner.tasks.dead_letters import count
 from vibetuner.tasks.inspect.model import Counts, Reason, WorkerView, moment
-from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.journal import bucket_ms
 from vibetuner.tasks.outbox.row import ANSWER_SECONDS, open_stores
-from vibetuner.timing import duration
+from vibetuner.timing import duration, now_ms
 
 SpanName = Literal["hour", "day"]
 Kind = Literal["wait", "run"]

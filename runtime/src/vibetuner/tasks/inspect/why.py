@@ -16,13 +16,13 @@ from vibetuner.redis.functions import Scripts
 from vibetuner.redis.keys import Keys
 from vibetuner.tasks.inspect.detail import Facts, find_row, find_task, gather
 from vibetuner.tasks.inspect.model import ENDED, Reason, Row, State, WorkerView
-from vibetuner.tasks.inspect.queue import Queue, now_ms
+from vibetuner.tasks.inspect.queue import Queue
 from vibetuner.tasks.inspect.stats import read_outbox
 from vibetuner.tasks.letters.stream import Client
 from vibetuner.tasks.payload import OTHER_KEY, OTHER_KEY_CURE
 from vibetuner.tasks.queues import start_reader
 from vibetuner.tasks.retry import unique_of
-from vibetuner.timing import duration
+from vibetuner.timing import duration, now_ms
 
 # A task may wait for thousands of others.
 MOST_PARENTS = 10
@@ -34,8 +34,7 @@ LOOKED_AT = 100
 async def explain(queue: Queue, task_id: str) -> tuple[Row, list[Reason]]:
     """Return a task's row and the reasons why it isn't running, the most likely one first.
 
-    Raises:
-        TaskNotFound: there is no such task.
+    Raises TaskNotFound if there is no such task.
     """
     facts = await gather(queue, task_id)
     row = await find_row(queue, task_id, facts)
@@ -172,8 +171,7 @@ async def _parents(queue: Queue, row: Row, facts: Facts) -> AsyncIterator[Reason
         found = await find_row(queue, parent, await gather(queue, parent))
         if found is not None and found.state not in ENDED:
             yield Reason(
-                f"It waits for {found.name or 'a task'} {parent}",
-                f"vibetuner tasks why {parent}",
+                f"It waits for {found.name or 'a task'} {parent}", f"vibetuner tasks why {parent}"
             )
         else:
             yield Reason(
@@ -194,43 +192,33 @@ async def _lock_holder(queue: Queue, row: Row, facts: Facts) -> Reason | None:
     task = queue.worker.registry.get(row.name)
     if task is None or not task.unique:
         return None
-    group, has_line = row.name, False
+    group, keys = row.name, queue.engine_keys
     if (unique := unique_of(task)) is not None:
-        has_line = unique.has_line
         try:
             group = unique.group(task.fn, group, facts.data["a"], facts.data["k"])
         except (TaskError, LookupError):  # arguments that can't be read, or no longer fit
             return None
-    if has_line:
-        keys = queue.engine_keys
-        if stuck := await find_stuck_line(queue.redis, keys, group):
-            holder, _ = stuck
-            who = "it" if holder == row.task_id else holder
-            return Reason(
-                f"{row.name} is unique, and {who} comes first and is in no queue any more: "
-                "somebody has deleted its message",
-                f"vibetuner tasks abort {holder}   (the next one in line is queued)",
-            )
-        holder = str(await queue.redis.hget(keys.holder(group), "holder") or "")
-    else:
-        holder = str(await queue.redis.get(queue.engine_keys.lock(group)) or "")
-    if not holder or holder == row.task_id:
-        return None
-    if has_line:
+    if unique is None or not unique.has_line:
+        holder = str(await queue.redis.get(keys.lock(group)) or row.task_id)
+        text = f"{row.name} is unique, and {holder} holds its lock: this one would fail at once"
+        return None if holder == row.task_id else Reason(text, f"vibetuner tasks show {holder}")
+    if stuck := await find_stuck_line(queue.redis, keys, group):
+        holder, _ = stuck
+        who = "it" if holder == row.task_id else holder
         return Reason(
-            f"{row.name} is unique, and {holder} comes first: this one waits in line for its end",
-            f"vibetuner tasks why {holder}",
+            f"{row.name} is unique, and {who} comes first and is in no queue any more: "
+            "somebody has deleted its message",
+            f"vibetuner tasks abort {holder}   (the next one in line is queued)",
         )
-    return Reason(
-        f"{row.name} is unique, and {holder} holds its lock: this one would fail at once",
-        f"vibetuner tasks show {holder}",
-    )
+    holder = str(await queue.redis.hget(keys.holder(group), "holder") or row.task_id)
+    text = f"{row.name} is unique, and {holder} comes first: this one waits in line for its end"
+    return None if holder == row.task_id else Reason(text, f"vibetuner tasks why {holder}")
 
 
 async def _in_line(queue: Queue, live: list[WorkerView]) -> Reason:
     counts = await queue.counts()
     room = sum(view.beat.concurrency for view in live)
-    if all(view.is_full for view in live):
+    if all(view.beat.running >= view.beat.concurrency for view in live):
         return Reason(
             f"All {room} slots of {counted(len(live), 'live worker')} are in use; "
             f"{counts.queued} wait",

@@ -163,10 +163,7 @@ class Group:
 
     Args:
         fingerprint: identifies the bug.
-        task: the task's name.
-        cause: why the tasks were given up.
         error: the newest message, with its class.
-        count: the number of letters.
         first: when the oldest task failed.
         last: when the newest task failed.
     """

@@ -102,7 +102,6 @@ class MongoStore(StreamStore):
         )
 
     async def count(self, filters: Filters) -> int:
-        """Implement :meth:`StreamStore.count`."""
         groups = await self._counted() if filters.open_only else None
         if groups is not None:
             number = filters.count([group for group in groups if filters.match(group)])
@@ -112,7 +111,6 @@ class MongoStore(StreamStore):
             return await self._letters.count_documents(_query(filters))
 
     async def groups(self, filters: Filters) -> list[Group]:
-        """Implement :meth:`StreamStore.groups`."""
         groups = await self._counted()
         if groups is None:
             async with self._up_to_date():
@@ -120,7 +118,6 @@ class MongoStore(StreamStore):
         return by_size(groups, filters)
 
     async def get(self, task_id: str) -> DeadLetter | None:
-        """Implement :meth:`StreamStore.get`."""
         async with self._up_to_date():
             found = await self._letters.find_one({"_id": task_id})
         if not found:
@@ -134,7 +131,6 @@ class MongoStore(StreamStore):
             ) from None
 
     async def ids(self, beginning: str, *, limit: int) -> list[str]:
-        """Implement :meth:`StreamStore.ids`."""
         wanted = {"_id": {"$gte": beginning, "$lt": f"{beginning}\uffff"}}
         async with self._up_to_date():
             found = self._letters.find(wanted, {"_id": 1}).sort("_id", 1).limit(limit)

@@ -39,8 +39,7 @@ def make_retry(
 
     It goes into the queue that it was in, or that it would be in now.
 
-    Raises:
-        DeadLetterError: the payload is gone, forged or unreadable, or lacks arguments.
+    Raises DeadLetterError if the payload is gone, forged or unreadable, or lacks arguments.
     """
     if not letter.payload:
         raise _refusal(letter, "its arguments are gone")

@@ -45,9 +45,7 @@ class Kept:
     """The groups that are stored in Redis.
 
     Args:
-        groups: the readable groups.
         rest: the open letters that neither a group nor the counter of ungrouped ones includes.
-        is_counting: whether a recount is in progress.
     """
 
     groups: list[Group]
@@ -153,8 +151,7 @@ class StreamStore:
         The task of ``retry`` is enqueued as ``act.retried_as`` in the same step. With ``keep``, the
         mark is kept for ever, as the only record of the act.
 
-        Raises:
-            DeadLetterError: the recorded act can't be read.
+        Raises DeadLetterError if the recorded act can't be read.
         """
         keys, task_id, new_id = self._keys, letter.task_id, act.retried_as or ""
         places = [

@@ -13,12 +13,7 @@ from vibetuner.tasks.observers import Observer
 
 
 class HookObserver(Observer):
-    """Calls the project's hooks once an end is recorded; a superseded attempt calls none.
-
-    Args:
-        app: declares the hooks.
-        hooks: calls them.
-    """
+    """Calls the project's hooks once an end is recorded; a superseded attempt calls none."""
 
     def __init__(self, app: VibetunerApp, hooks: Hooks) -> None:
         self._app = app

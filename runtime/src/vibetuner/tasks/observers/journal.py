@@ -27,6 +27,7 @@ from vibetuner.tasks.attempt import Attempt, End
 from vibetuner.tasks.journal import Beat, FailedTry, Started, bucket
 from vibetuner.tasks.letters.plain import headline, plain_text, plain_traceback
 from vibetuner.tasks.observers import Observer
+from vibetuner.timing import now_ms
 
 if TYPE_CHECKING:
     from streaq import Worker
@@ -87,7 +88,7 @@ class JournalObserver(Observer):
         self._quoted: dict[str, str] = {}
         self._quoted_id = quote(worker.id)
         self._written: dict[str, Started] = {}
-        self._born = _now()
+        self._born = now_ms()
         self._about: dict[str, Any] = {}
         self._happened = False
 
@@ -153,7 +154,6 @@ class JournalObserver(Observer):
         """Write the events since the last write, and trim surplus entries.
 
         Args:
-            running: the tasks that the worker runs.
             with_beat: also write the heartbeat.
             leaving: the worker stops, and must no longer be listed.
         """
@@ -171,7 +171,7 @@ class JournalObserver(Observer):
         stopped = [name for name in self._written if name not in now_running]
         content = {
             "worker": self._worker.id,
-            "now": _now(),
+            "now": now_ms(),
             "kept": KEPT_SECONDS,
             "most": self._limits.ended,
             "most_failed": self._limits.failed,
@@ -220,7 +220,7 @@ class JournalObserver(Observer):
     def _beat(self) -> Beat:
         self._about = self._about or self._describe()
         counters = {name: self._worker.counters[name] for name in sorted(self._worker.counters)}
-        return Beat(at=_now(), running=self._worker.running(), counters=counters, **self._about)
+        return Beat(at=now_ms(), running=self._worker.running(), counters=counters, **self._about)
 
     def _describe(self) -> dict[str, Any]:
         project = project_info() if find_root() else None
@@ -237,10 +237,6 @@ class JournalObserver(Observer):
             "runtime": __version__,
             "queues": self._queues,
         }
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _one_line(error: BaseException) -> str:

@@ -30,7 +30,7 @@ class MongoUnavailable(ServiceUnavailable, PyMongoError):  # noqa: N818 - as its
 
 
 class MongoOutbox:
-    """The collection, in the database that is open here."""
+    """The collection, in the database that is open here; its methods are those of ``Store``."""
 
     async def add(self, row: Row, session: AsyncClientSession) -> tuple[str, str | None] | None:
         """Implement :meth:`Store.add`.
@@ -63,7 +63,6 @@ class MongoOutbox:
         return (row.task_id, None) if added.matched_count else None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
-        """Implement :meth:`Store.remove`."""
         with _answering():
             await _rows().delete_one({"_id": task_id}, session=session)
 
@@ -81,7 +80,6 @@ class MongoOutbox:
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
     ) -> list[Row]:
-        """Implement :meth:`Store.read`."""
         query: dict[str, Any] = {} if task_ids is None else {"_id": {"$in": list(task_ids)}}
         if durable is not None:
             is_durable = {"$regex": f"{re.escape(DURABLE_END)}$"}
@@ -93,16 +91,13 @@ class MongoOutbox:
         ]
 
     async def ids(self, beginning: str, limit: int) -> list[str]:
-        """Implement :meth:`Store.ids`."""
         same = {"_id": {"$regex": f"^{re.escape(beginning)}"}}
         return [str(one["_id"]) async for one in _rows().find(same, ["_id"]).limit(limit)]
 
     async def delete(self, task_ids: Sequence[str]) -> None:
-        """Implement :meth:`Store.delete`."""
         await _rows().delete_many({"_id": {"$in": list(task_ids)}})
 
     async def waiting(self) -> tuple[int, datetime | None]:
-        """Implement :meth:`Store.waiting`."""
         oldest = await _rows().find_one({}, ["created_at"], sort=[("created_at", 1)])
         number = await _rows().count_documents({})
         return number, oldest["created_at"] if oldest else None

@@ -70,15 +70,12 @@ class Store(Protocol):
         If another row has the same task or key, write nothing and return its task, and, if it has
         the key, its call.
         """
-        ...
 
     async def remove(self, task_id: str, session: Any) -> None:
         """Remove a row in the transaction that wrote it."""
-        ...
 
     def on_commit(self, session: Any, hear: Callable[[], None]) -> None:
         """Call ``hear`` once the session's transaction is committed, and not after a rollback."""
-        ...
 
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
@@ -87,19 +84,15 @@ class Store(Protocol):
 
         Another row may count as durable, never the other way round.
         """
-        ...
 
     async def ids(self, beginning: str, limit: int) -> list[str]:
         """Return ids of committed rows that begin with ``beginning``, letters and digits."""
-        ...
 
     async def delete(self, task_ids: Sequence[str]) -> None:
         """Delete rows that were handed on."""
-        ...
 
     async def waiting(self) -> tuple[int, datetime | None]:
         """Return the number of rows, and the time of the oldest."""
-        ...
 
 
 def open_stores() -> list[Store]:

@@ -108,7 +108,8 @@ async def follow_progress(  # noqa: PLR0912 - one branch for each kind of event
                 yield None
                 missing = missing + 1 if await _is_lost(task_id) else 0
                 if missing > 1:
-                    await _give_up(task_id)
+                    await register_watch(_history(), ProgressState(task_id=task_id))
+                    await finish_progress(_history(), task_id, ProgressStatus.FAILED)
         elif any(event.name == RESET for event in events):
             state, position = await _begin(subscriber, state)
             polls = True
@@ -251,12 +252,6 @@ async def _is_lost(task_id: str) -> bool:
         return await load_progress(task_id) is None or (await _ask_queue(task_id))[0] is None
     except OUTAGES:
         return False
-
-
-async def _give_up(task_id: str) -> None:
-    history = _history()
-    await register_watch(history, ProgressState(task_id=task_id))
-    await finish_progress(history, task_id, ProgressStatus.FAILED)
 
 
 def _newest_step(events: list[Event]) -> Step | None:

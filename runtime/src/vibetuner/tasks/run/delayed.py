@@ -87,8 +87,6 @@ class Cron:
     """Schedules the next run of each cron task that is due.
 
     Args:
-        client: the queue, connected.
-        queue_of: returns the queue of a cron task, by its name.
         next_run: returns when a crontab line is next due, in milliseconds; it is called with the
             line and with the milliseconds that the server's clock is ahead of this machine's.
         queues: schedule only into these, so that runs don't pile up where nobody reads; None for

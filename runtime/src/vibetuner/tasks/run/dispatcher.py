@@ -49,15 +49,12 @@ class Dispatcher:
     many more as finish in one round trip. A message that is claimed and not begun costs no attempt.
 
     Args:
-        client: the queue, connected.
         listener: a connection of its own, for blocking reads.
-        order: the queues to read, and how a claim is divided among them.
         slots: the number of attempts that run at the same time.
         begin: starts an attempt, which ends with a call of :meth:`release`.
         prepare: recreates the streams and schedules that an emptied server has lost.
         finisher: the worker's own, which requeues messages that were claimed and not begun, and
             knows unrecorded ends.
-        outage: waits while the connection is lost.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -155,9 +152,6 @@ class Dispatcher:
         """Renew the claims on all messages in flight, so that nobody takes them over.
 
         Returns the attempts that nobody has taken over.
-
-        Args:
-            state: the worker's heartbeat.
         """
         attempts = list(self.running.values())
         group, consumer, idle, _ = self._head

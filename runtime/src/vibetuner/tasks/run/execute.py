@@ -52,10 +52,7 @@ class Executor:
     """Runs attempts to their recorded end.
 
     Args:
-        registry: the tasks by name.
         middlewares: wrap each function, the first one outermost.
-        client: the queue, connected.
-        observers: called at each step.
         finish: receives an attempt that has ended, or that has no end because it waits in line.
         worker_id: the worker, which is the consumer of its messages.
         idle_ms: how long the lock of a lost worker outlives the worker.
@@ -222,9 +219,8 @@ class Executor:
 def load(attempt: Attempt, codec: Codec, registry: dict[str, Any], keys: Keys) -> None:
     """Read the payload, once, and find the task.
 
-    Raises:
-        Rejected: the payload is gone, forged, unreadable or not a call; or the task is unknown
-            here.
+    Raises Rejected if the payload is gone, forged, unreadable or not a call; or the task is unknown
+    here.
     """
     if attempt.payload is None:
         if attempt.task_id == f"message-{attempt.message_id}":
@@ -391,7 +387,5 @@ async def _notify(attempt: Attempt, on_failure: Callable[..., Any]) -> None:
             await outcome
     except BaseException:
         logger.exception(
-            "on_failure of %s failed",
-            attempt.fn_name,
-            extra={"task_id": attempt.task_id},
+            "on_failure of %s failed", attempt.fn_name, extra={"task_id": attempt.task_id}
         )

@@ -51,12 +51,8 @@ class Finisher:
     """Records the ends of one worker's attempts; during an outage, it waits.
 
     Args:
-        client: the queue, connected.
         worker_id: the worker, which is the consumer of its messages.
         idle_ms: the time after which another worker takes a message over.
-        observers: called before and after an end is recorded.
-        counters: the worker's counters.
-        outage: waits while the connection is lost.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind

@@ -36,7 +36,6 @@ class Outage:
         refuse the next one, as after a change of its password.
 
         Args:
-            error: the failure.
             who: the loop that failed, which must call :meth:`over`.
         """
         what = "lost Redis" if isinstance(error, Disconnected | OSError) else "Redis refuses"

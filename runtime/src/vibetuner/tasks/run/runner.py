@@ -67,14 +67,7 @@ class Run:
     """The parts of a worker while it runs.
 
     Args:
-        worker: the registry, the options and the counters.
-        client: the queue, connected.
-        order: the queues that it reads.
-        queue_of: returns the queue of a task, by its name.
         app: what the project declares; observers are added for its hooks.
-        settings: the process's settings.
-        context: the context that the worker's lifespan yielded.
-        stop: the request to stop.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator of each kind
@@ -163,8 +156,7 @@ class Run:
     async def serve(self) -> None:
         """Run tasks until a stop is requested, then finish those that run.
 
-        Raises:
-            EndsNotRecorded: Redis did not record the ends of the last ones.
+        Raises EndsNotRecorded if Redis did not record the ends of the last ones.
         """
         work = (
             self._renew(),
