@@ -9,7 +9,7 @@ import re
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.message import EmailMessage
@@ -164,15 +164,17 @@ class SmtpMailer:
             local_hostname=domain,
         )
         try:
-            async with asyncio.timeout(limit) as deadline, client:
-                try:
-                    if server.username is not None:
-                        _refuse_to_shout(client, server)
-                        await client.login(server.username, server.password)
-                    yield client
-                except asyncio.CancelledError:
-                    client.close()  # QUIT would wait for its reply
-                    raise
+            # aiosmtplib before 5.1.3 leaves it open if connecting is cut off.
+            with closing(client):
+                async with asyncio.timeout(limit) as deadline, client:
+                    try:
+                        if server.username is not None:
+                            _refuse_to_shout(client, server)
+                            await client.login(server.username, server.password)
+                        yield client
+                    except asyncio.CancelledError:
+                        client.close()  # QUIT would wait for its reply
+                        raise
         except (SMTPException, OSError) as error:
             if deadline.expired():
                 late = TimeoutError(f"no answer within {limit:g} s")

@@ -65,7 +65,7 @@ class FailedTry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """A worker's heartbeat, sent every two seconds from its own event loop.
+    """A worker's heartbeat, sent every two seconds from its own event loop; times as above.
 
     Args:
         counters: tasks completed, failed, retried and aborted since it started.

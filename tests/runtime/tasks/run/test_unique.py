@@ -280,7 +280,8 @@ async def test_a_newer_call_does_not_replace_one_whose_failure_is_reported(
         assert (await get(old.id)).cause is Cause.EXPIRED
         assert told[:1] == [old.id]
         assert told[1] != old.id
-    assert stage.ran == []
+    # The newer one may be claimed within its own millisecond.
+    assert (1, "old") not in stage.ran
 
 
 async def test_on_failure_is_not_told_of_a_call_that_was_replaced(worker: TaskWorker):
