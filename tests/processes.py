@@ -240,18 +240,35 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
+def freeze(*pids: int) -> None:
+    """Stop processes; return once none of their threads runs, a moment after the signal."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(map(_has_stopped, pids)), what=lambda: "processes that stop")
+
+
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """Stop a process and its children for the length of the block; its connections stay open."""
     processes = {pid} | children_of(pid)
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
+    freeze(*processes)
     try:
         yield
     finally:
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
+
+
+def _has_stopped(pid: int) -> bool:
+    """Return whether no thread of a process runs."""
+    if sys.platform != "linux":
+        return _processes(pid).get(pid, (0, "T"))[1].startswith("T")
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended
+            if thread.read_bytes().rpartition(b")")[2].split()[0] not in {b"T", b"Z"}:
+                return False
+    return True
 
 
 def is_gone(pid: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from coredis.exceptions import RedisError
 
 from tests.listeners import open_listener
-from tests.processes import free_port
+from tests.processes import free_port, freeze
 from tests.waiting import eventually, wait_until
 from vibetuner.config import Settings, using_settings
 from vibetuner.embedded.folder import valkey_binary
@@ -96,7 +96,7 @@ class Valkey:
 
     def freeze(self) -> None:
         """Stop the server's process; its connections stay open."""
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process.pid)
 
     def thaw(self) -> None:
         """Resume the server's process."""
@@ -241,7 +241,7 @@ class Servers:
 
     def freeze(self, port: int) -> None:
         """Stop a server's process; its connections stay open."""
-        self._processes[port].send_signal(signal.SIGSTOP)
+        freeze(self._processes[port].pid)
 
     def thaw(self, port: int) -> None:
         """Resume a server's process."""

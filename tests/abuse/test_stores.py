@@ -17,7 +17,7 @@ import pytest
 from coredis import Redis
 
 from tests.abuse.conftest import KEY, SERVED_WITHIN, TOKEN, Shop, WithinLimits
-from tests.processes import run_vibetuner
+from tests.processes import freeze, run_vibetuner
 from tests.runtime.tasks.letters.conftest import make_letter
 from tests.waiting import eventually, wait_until
 from vibetuner.redis.keys import GROUP, Keys
@@ -102,7 +102,7 @@ def test_only_calls_signed_for_their_place_are_run(
 
     async def attack() -> None:
         async with Redis.from_url(shop.redis.url) as redis:
-            process.send_signal(signal.SIGSTOP)
+            freeze(process.pid)
             task_id = httpx2.post(f"{shop.web.url}/orders", timeout=30).json()
             call = await redis.get(KEYS.data(task_id))
             assert call

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Command, free_port, vibetuner
+from tests.processes import Command, free_port, freeze, vibetuner
 from tests.projects import write_project
 from tests.runtime.tasks.letters.test_retry import Trap
 from tests.tour.conftest import running
@@ -413,7 +413,7 @@ class Mongo:
         self._pid = pid
 
     def freeze(self) -> None:
-        os.kill(self._pid, signal.SIGSTOP)
+        freeze(self._pid)
 
     def thaw(self) -> None:
         os.kill(self._pid, signal.SIGCONT)

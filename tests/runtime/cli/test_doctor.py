@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mongo import running_mongo
-from tests.processes import free_port, run_vibetuner
+from tests.processes import free_port, freeze, run_vibetuner
 from tests.projects import write_shop
 from tests.valkey import Valkey
 from vibetuner.redis.blocking import ask
@@ -31,7 +30,7 @@ def test_frozen_services_keep_the_doctor_no_longer_than_one_of_them(tmp_path: Pa
     """The doctor names each frozen service and what is well, and exits with 1."""
     shop = write_shop(tmp_path / "shop")
     with running_mongo(tmp_path / "documents") as (url, process), server.frozen():
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         done = run_vibetuner(
             "doctor", "--json", folder=shop, seconds=60, REDIS_URL=server.url, MONGODB_URL=url
         )
