@@ -1,8 +1,8 @@
 """Writes calls into the outbox, and hands them on to the queue: at once, or by a relay.
 
 A row is deleted once it is handed on. If deleting fails, the row is handed on again; the server
-remembers for 30 days which rows it received, far longer than a process can hold a deleted row. A row
-whose id another task has is dropped with a warning.
+remembers for 30 days which rows it received, far longer than a process can hold a deleted row.
+A row whose id another task has is dropped with a warning.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class Courier:
         return None
 
     def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:
-        """Hand on a call in the background; a call of a rolled-back savepoint has no row."""
+        """Hand on a call in the background."""
         if self._worker.on_enqueue is not None:
             self._worker.on_enqueue(call)
         if not self._worker.is_connected:

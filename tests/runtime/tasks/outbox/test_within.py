@@ -277,7 +277,7 @@ async def test_an_own_id_that_is_taken_is_refused_in_the_transaction(
 async def test_an_own_id_may_be_used_again_once_nothing_is_kept_of_it(
     database: Database, worker: TaskWorker, receipt: Any
 ):
-    """A second row of an id is enqueued; the note about the first one, kept for an hour, is not its.
+    """A second row of an id is enqueued; the note about the first one does not count for it.
 
     A call that follows the second one waits for it, too.
     """

@@ -68,15 +68,14 @@ class MongoOutbox:
             await _rows().delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
-        """Implement :meth:`Store.on_commit`; PyMongo has no event, so wrap the session's method."""
-        commit = session.commit_transaction
+        """Implement :meth:`Store.on_commit`.
 
-        async def commit_and_call() -> None:
-            session.__dict__.pop("commit_transaction", None)
-            await commit()
-            hear()
-
-        session.__dict__["commit_transaction"] = commit_and_call
+        PyMongo has no event, so the session's methods are wrapped until the transaction ends.
+        """
+        hooks = session.__dict__.setdefault(TABLE, [])
+        hooks.append(hear)
+        if len(hooks) == 1:
+            _wrap(session, hooks)
 
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
@@ -128,6 +127,27 @@ def _answering() -> Iterator[None]:
                 raise
         labels = [PASSING] if error.has_error_label(PASSING) else []
         raise MongoUnavailable(unreachable(get_settings(), error), labels) from error
+
+
+def _wrap(session: AsyncClientSession, hooks: list[Callable[[], None]]) -> None:
+    """Call the hooks after the commit; forget them with an abort, or one session's next commit."""
+    commit, abort = session.commit_transaction, session.abort_transaction
+
+    def unwrap() -> None:
+        for name in (TABLE, "commit_transaction", "abort_transaction"):
+            session.__dict__.pop(name, None)
+
+    async def commit_and_call() -> None:
+        unwrap()
+        await commit()
+        for hear in hooks:
+            hear()
+
+    async def abort_and_forget() -> None:
+        unwrap()
+        await abort()
+
+    session.__dict__.update(commit_transaction=commit_and_call, abort_transaction=abort_and_forget)
 
 
 def _rows() -> AsyncCollection[dict[str, Any]]:

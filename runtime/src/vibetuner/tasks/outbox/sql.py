@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from importlib import import_module
 
@@ -82,7 +82,8 @@ class SqlOutbox:
 
     def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
         """Implement :meth:`Store.on_commit`; committing a savepoint does not count."""
-        session.sync_session.info.setdefault(TABLE, []).append(hear)
+        savepoint = session.sync_session.get_nested_transaction()
+        session.sync_session.info.setdefault(TABLE, []).append((savepoint, hear))
         for name, listener in LISTENERS.items():
             if not event.contains(session.sync_session, name, listener):
                 event.listen(session.sync_session, name, listener)
@@ -123,7 +124,7 @@ class SqlOutbox:
 
 def _call_hooks(session: Session) -> None:
     if not session.in_nested_transaction():
-        for hear in session.info.pop(TABLE, ()):
+        for _, hear in session.info.pop(TABLE, ()):
             hear()
 
 
@@ -132,7 +133,20 @@ def _drop_hooks(session: Session, transaction: SessionTransaction) -> None:
         session.info.pop(TABLE, None)
 
 
+def _drop_hooks_of(session: Session, transaction: SessionTransaction) -> None:
+    """Drop the hooks of a savepoint that was rolled back, and of those that were in it."""
+    if hooks := session.info.get(TABLE):
+        hooks[:] = [hook for hook in hooks if transaction not in _with_outer(hook[0])]
+
+
+def _with_outer(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
+    while transaction is not None:
+        yield transaction
+        transaction = transaction.parent
+
+
 LISTENERS: dict[str, Callable[..., None]] = {
     "after_commit": _call_hooks,
     "after_transaction_end": _drop_hooks,
+    "after_soft_rollback": _drop_hooks_of,
 }
