@@ -199,28 +199,28 @@ class Courier:
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
         """Return the task that has the row's key, and its call; None if Redis finds none."""
-        if found := await self._look("GET", lambda keys: keys.once(str(row.key))):
-            task_id, mark, call = found.decode().partition(' ["')
-            return task_id, mark[1:] + call
-        return None
+        [found] = await self._look("GET", lambda keys: [keys.once(str(row.key))]) or [None]
+        if found is None:
+            return None
+        task_id, mark, call = found.decode().partition(' ["')
+        return task_id, mark[1:] + call
 
     async def _ask_for_id(self, call: ReliableCall[Any, Any]) -> TaskExists | None:
         """Return the error for a call whose own id is taken; None if Redis has nothing of it."""
         if MADE_ID.fullmatch(call.id):
             return None
-        if await self._look("EXISTS", lambda keys: keys.result(call.id)):
-            return exists_error(call, -1)
-        is_here = await self._look("EXISTS", lambda keys: keys.data(call.id))
-        return exists_error(call, 0) if is_here else None
+        found = await self._look("EXISTS", lambda keys: [keys.result(call.id), keys.data(call.id)])
+        return exists_error(call, -1 if found[0] else 0) if found and any(found) else None
 
-    async def _look(self, command: str, key: Callable[[Keys], str]) -> Any:
-        """Return the server's answer about a key; None if it does not answer soon."""
+    async def _look(self, command: str, named: Callable[[Keys], list[str]]) -> list[Any] | None:
+        """Return the server's answers about keys; None if it does not answer soon."""
         if not self._worker.is_connected:
             return None
         client = self._worker.client
+        call = client.functions.connection.call
         with suppress(RedisError, TimeoutError):
             async with asyncio.timeout(LOOKUP_SECONDS):
-                return await client.functions.connection.call(command, key(client.keys))
+                return await asyncio.gather(*(call(command, key) for key in named(client.keys)))
         return None
 
     def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:
