@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from vibetuner.resources.mongo import Database
-from vibetuner.resources.slots import mongo_database
 from vibetuner.resources.sql import open_session
 from vibetuner.tasks.worker import get_worker
 from vibetuner.testing import ManualWorker
@@ -77,7 +77,7 @@ async def test_a_call_of_an_aborted_transaction_was_not_enqueued(
     in_a_project: Path, vibetuner_db: Database, vibetuner_worker: ManualWorker
 ):
     """A MongoDB session that goes on after an abort reports the calls of its commit only."""
-    async with mongo_database.get().client.start_session() as session:
+    async with vibetuner_db.client.start_session() as session:
         attempts = iter(["first", "second", "third"])
 
         async def write(same: Any) -> None:
@@ -91,6 +91,24 @@ async def test_a_call_of_an_aborted_transaction_was_not_enqueued(
     vibetuner_worker.assert_enqueued(note_once, times=2)
     await vibetuner_worker.run_until_idle()
     assert sorted(ran) == ["and again", "third"]
+
+
+async def test_a_session_of_a_fixture_is_one_of_the_projects_database(
+    in_a_project: Path,
+    vibetuner_sql: AsyncEngine,
+    vibetuner_db: Database,
+    vibetuner_worker: ManualWorker,
+):
+    """`within()` takes sessions of what the fixtures yield; the worker has its own connections."""
+    async with AsyncSession(vibetuner_sql) as session:
+        await note_once.enqueue("in SQL").within(session)
+        await note_once.enqueue("in SQL").within(session).once("evt")
+        await session.commit()
+    async with vibetuner_db.client.start_session() as mongo, await mongo.start_transaction():
+        await note_once.enqueue("in MongoDB").within(mongo)
+        await note_once.enqueue("in MongoDB").within(mongo).once("other")
+    await vibetuner_worker.run_until_idle()
+    assert sorted(ran) == ["in MongoDB", "in MongoDB", "in SQL", "in SQL"]
 
 
 async def test_a_second_call_with_a_key_was_not_enqueued(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from importlib import import_module
 
-from sqlalchemy import LargeBinary, Text, event, func
+from sqlalchemy import Engine, LargeBinary, Text, event, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel import Field, SQLModel, col, delete, select
@@ -54,10 +54,11 @@ class SqlOutbox:
                 f"{len(row.task_id)}"
             )
         engine = sql_engine.get().sync_engine
-        if session.sync_session.get_bind().engine is not engine:
+        bound = session.sync_session.get_bind().engine
+        if not _is_same(bound, engine):
             raise TaskError(
                 "within() takes a session of the database of DATABASE_URL, not of "
-                f"{session.sync_session.get_bind().engine.url!r}. Open one with open_session()"
+                f"{bound.url!r}. Open one with open_session()"
             )
         connection = await session.connection()
         values = {name: getattr(row, name) for name in Row.__slots__}
@@ -120,6 +121,12 @@ class SqlOutbox:
         async with sql_engine.get().connect() as connection:
             number, oldest = (await connection.execute(statement)).one()
         return number, oldest
+
+
+def _is_same(one: Engine, other: Engine) -> bool:
+    """Return whether two engines are of one database; each has a memory of its own."""
+    in_memory = one.url.database in {None, "", ":memory:"}
+    return one is other or (one.url == other.url and not in_memory)
 
 
 def _call_hooks(session: Session) -> None:
