@@ -194,12 +194,14 @@ async def vibetuner_client(
     vibetuner_db: Database, vibetuner_sql: AsyncEngine, vibetuner_app: FastAPI
 ) -> AsyncIterator[AsyncClient]:
     """An HTTP client for the project's app, with its lifespan and without a network."""
-    from httpx2 import ASGITransport, AsyncClient
+    from httpx2 import AsyncClient
 
     from vibetuner.testing.fixtures import held_open
+    from vibetuner.testing.transport import StreamingTransport
 
+    transport = StreamingTransport(vibetuner_app)
     async with (
         held_open(vibetuner_app.router.lifespan_context(vibetuner_app)),
-        AsyncClient(transport=ASGITransport(vibetuner_app), base_url="http://testserver") as client,
+        AsyncClient(transport=transport, base_url="http://testserver") as client,
     ):
         yield client

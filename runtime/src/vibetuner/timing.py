@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from vibetuner.errors import CommandError
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -61,6 +62,8 @@ def ago(at: datetime, now: datetime) -> str:
 def parse_moment(text: str, now: datetime, what: str = "A time") -> datetime:
     """Parse a duration before ``now``, or a date, which is in UTC unless it has another zone.
 
+    A time before 1970 counts as its beginning, as stores and servers know none before.
+
     Raises:
         CommandError: it is neither; the message begins with ``what``.
 
@@ -68,13 +71,17 @@ def parse_moment(text: str, now: datetime, what: str = "A time") -> datetime:
     '2026-05-01T10:00:00+00:00'
     >>> parse_moment("2026-04-30", datetime(2026, 5, 1, tzinfo=UTC)).isoformat()
     '2026-04-30T00:00:00+00:00'
+    >>> parse_moment("0001-01-01", datetime(2026, 5, 1, tzinfo=UTC)) == EPOCH
+    True
     """
     try:
         if match := re.fullmatch(r"(\d+)\s*([smhdw])", text.strip(), re.ASCII):
-            return now - timedelta(**{UNITS[match[2]]: int(match[1])})
-        moment = datetime.fromisoformat(text.strip())
+            moment = now - timedelta(**{UNITS[match[2]]: int(match[1])})
+        else:
+            moment = datetime.fromisoformat(text.strip())
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(EPOCH, moment.astimezone(UTC))
     except (ValueError, OverflowError):
         raise CommandError(
             f"{what} takes 30m, 2h, 3d or a date such as {now:%Y-%m-%d}, not {text!r}"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

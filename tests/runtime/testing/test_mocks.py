@@ -41,6 +41,37 @@ async def test_a_key_and_a_session_may_stand_in_between():
     tasks.send.enqueue.assert_awaited_once_with("a")
 
 
+async def test_a_chain_may_stand_in_between():
+    """A fake task may begin a chain, in either notation, and have a fallback."""
+    tasks = MockTasks()
+
+    await tasks.fetch.enqueue("a").then(tasks.parse).then(tasks.store)
+    await (tasks.fetch.enqueue("b") | tasks.parse ^ tasks.report)
+    await tasks.fetch.enqueue("c").otherwise(tasks.report).start(delay=60)
+
+    assert [call.args for call in tasks.fetch.enqueue.await_args_list] == [("a",), ("b",), ("c",)]
+
+
+async def test_an_id_of_ones_own_is_kept():
+    """A fake call has an id before it is awaited, which a route may read or set."""
+    call = MockTasks().send.enqueue("a")
+    assert call.id
+    call.id = "order-7"
+    assert (await call).id == "order-7"
+
+
+async def test_what_was_enqueued_can_be_asked_and_aborted():
+    """The methods of a call that was enqueued can be awaited, and those of no call are missing."""
+    task = await MockTasks().send.enqueue("a")
+
+    task.result.return_value.success = False
+    assert not (await task.result(timeout=30)).success
+    assert await task.status()
+    assert await task.abort()
+    with pytest.raises(AttributeError):
+        task.cancel()
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [

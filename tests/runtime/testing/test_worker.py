@@ -11,9 +11,10 @@ import pytest
 import time_machine
 
 from vibetuner.errors import TaskExists
-from vibetuner.tasks.robust import robust_task
+from vibetuner.tasks.robust import Unique, robust_task
 from vibetuner.tasks.worker import get_worker
 from vibetuner.testing import ManualWorker
+from vibetuner.testing.leaks import lasting_keys
 
 pytestmark = pytest.mark.usefixtures("in_a_project")
 
@@ -61,6 +62,11 @@ async def fails(times: int) -> str:
 @robust_task(expire=timedelta(minutes=10))
 async def only_while_fresh() -> None:
     ran.append("fresh")
+
+
+@robust_task(unique=Unique(by="all", clash="wait"))
+async def one_at_a_time() -> None:
+    ran.append("alone")
 
 
 @pytest.fixture(autouse=True)
@@ -412,3 +418,36 @@ async def test_freezegun_is_refused(vibetuner_worker: ManualWorker):
             await vibetuner_worker.run_until_idle()
         with pytest.raises(AssertionError, match=r"^freezegun stops"):
             await vibetuner_worker.advance(hours=1)
+
+
+async def test_tasks_that_wait_at_the_end_are_no_leak(vibetuner_worker: ManualWorker):
+    """Keys of waiting tasks may stay, whatever their ids look like, also those of unique tasks."""
+    first, second = note.enqueue("a").start(delay=60), note.enqueue("b")
+    first.id, second.id = "report:7", "sum:of:7"
+    await second.start(after=first)
+    await note.enqueue("c").start(delay=60).then(note)
+    for delay in (None, 60, 60):
+        await one_at_a_time.enqueue().start(delay=delay)
+    assert await lasting_keys(get_worker(), ()) == []
+
+
+async def test_a_unique_task_that_left_its_group_behind_is_a_leak(vibetuner_worker: ManualWorker):
+    """The keys of a group of which no task waits are named."""
+    task = await one_at_a_time.enqueue()
+    await vibetuner_worker._engine.redis.delete(
+        [vibetuner_worker._engine.client.keys.data(task.id)]
+    )
+    await vibetuner_worker.skip(cron=False, seconds=1)
+    with pytest.raises(AssertionError, match="task:unique:one_at_a_time"):
+        await vibetuner_worker.check_keys()
+    vibetuner_worker.allow_keys("*:task:unique:one_at_a_time")
+
+
+async def test_an_idempotency_key_ages_with_the_clock(vibetuner_worker: ManualWorker):
+    """After `keep=`, an event is processed again; before, it is not. Results stay for the test."""
+    for hours in (0, 1, 2):
+        await vibetuner_worker.advance(hours=hours, cron=False)
+        await note.enqueue("a").once("evt", keep=timedelta(hours=2))
+        await vibetuner_worker.run_until_idle()
+    assert ran == ["a", "a"]
+    assert len(await vibetuner_worker.results()) == 2

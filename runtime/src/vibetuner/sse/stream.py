@@ -34,7 +34,8 @@ RETRY = b"retry: 1000\n\n"
 KEEPALIVE = b": keepalive\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 OUTAGE_SECONDS = 1.0
-RESET_LINE = f"event: {RESET}\n".encode()
+# After the line of its id, as the data of an event may hold the text itself.
+RESET_LINE = f"\nevent: {RESET}\n".encode()
 
 logger = logging.getLogger(__name__)
 

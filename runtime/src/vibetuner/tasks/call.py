@@ -29,6 +29,8 @@ LONGEST_KEY = 500
 MOST_BEFORE = 5000
 LONGEST_KEEP = timedelta(days=366)
 SHORTEST_KEEP = timedelta(milliseconds=1)
+#: An id that ``enqueue()`` makes; any other is the project's own, and may be taken.
+MADE_ID = re.compile("[0-9a-f]{32}")
 # Redis takes no half of a surrogate pair, and PostgreSQL no NUL.
 UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 DIGEST_LENGTH = 12
@@ -186,7 +188,9 @@ class TaskCall(Task[P, R]):
             TaskError: ``session`` is None; or, when the call is awaited, ``session`` is no session
                 in a transaction, or belongs to another database.
             TaskExists: when the call is awaited, the outbox already holds a call with this id, and
-                the call has no key.
+                the call has no key; or the id, one of your own, is taken in Redis. If Redis does
+                not answer, or the id is taken before the commit, the call is dropped with a
+                warning instead.
             NotConfigured: when the call is awaited, the project has no outbox.
             ServiceUnavailable: when the call is awaited, MongoDB does not answer; PyMongo's
                 ``with_transaction()`` repeats the transaction then. A SQL session raises

@@ -2,6 +2,7 @@
 
 A row is deleted once it is handed on. If deleting fails, the row is handed on again; the server
 remembers for 30 days which rows it received, far longer than a process can hold a deleted row.
+A row whose id another task has is dropped with a warning.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -22,8 +23,9 @@ from streaq.utils import to_ms
 
 from vibetuner.errors import TaskExists, first_line
 from vibetuner.redis.connection import look_at
-from vibetuner.tasks.call import ReliableCall, clash, fingerprint
-from vibetuner.tasks.client.queue import TAKEN, QueueClient, gone_in
+from vibetuner.redis.keys import Keys
+from vibetuner.tasks.call import MADE_ID, ReliableCall, clash, fingerprint
+from vibetuner.tasks.client.queue import TAKEN, QueueClient, exists_error, gone_in
 from vibetuner.tasks.outbox.row import ANSWER_SECONDS, DURABLE, Row, Store, open_stores, store_for
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,9 @@ class Courier:
             NotConfigured: the database is not configured, or tune.py does not list the table.
             TaskError: the session is of another kind or has no transaction, or the key belongs to
                 another call.
-            TaskExists: the outbox already holds the first call, and that has no key.
+            TaskExists: the outbox already holds the first call, and that has no key; or another
+                task has its id, which is the project's own. If Redis does not answer, or another
+                process takes the id meanwhile, the call is dropped after the commit.
         """
         store = store_for(calls[0].session)
         first = datetime.now(UTC)
@@ -96,6 +100,9 @@ class Courier:
             known = await store.add(row, call.session)
             if known is None and row.key and (known := await self._ask_server(row)):
                 await store.remove(row.task_id, call.session)
+            if known is None and call is calls[0] and (taken := await self._ask_for_id(call)):
+                await store.remove(row.task_id, call.session)
+                raise taken
             if known is None:
                 store.on_commit(call.session, partial(self._committed, store, call))
             elif call is calls[0]:
@@ -118,7 +125,7 @@ class Courier:
         rows = await store.read(task_ids, ROWS_AT_ONCE, durable=durable)
         if not rows or time.monotonic() - read_at > STALE_SECONDS:
             return 0
-        beside = {row.task_id for row in rows}
+        beside = _marks(rows)
         answers = await asyncio.gather(
             *(self._send(client, row, beside) for row in rows), return_exceptions=True
         )
@@ -173,19 +180,32 @@ class Courier:
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
         """Return the task that has the row's key, and its call; None if Redis finds none."""
+        [found] = await self._look("GET", lambda keys: [keys.once(str(row.key))]) or [None]
+        if found is None:
+            return None
+        task_id, mark, call = found.decode().partition(' ["')
+        return task_id, mark[1:] + call
+
+    async def _ask_for_id(self, call: ReliableCall[Any, Any]) -> TaskExists | None:
+        """Return the error for a call whose own id is taken; None if Redis has nothing of it."""
+        if MADE_ID.fullmatch(call.id):
+            return None
+        found = await self._look("EXISTS", lambda keys: [keys.result(call.id), keys.data(call.id)])
+        return exists_error(call, -1 if found[0] else 0) if found and any(found) else None
+
+    async def _look(self, command: str, named: Callable[[Keys], list[str]]) -> list[Any] | None:
+        """Return the server's answers about keys; None if it does not answer soon."""
         if not self._worker.is_connected:
             return None
         client = self._worker.client
+        call = client.functions.connection.call
         with suppress(RedisError, TimeoutError):
             async with asyncio.timeout(LOOKUP_SECONDS):
-                key = client.keys.once(str(row.key))
-                if found := await client.functions.connection.call("GET", key):
-                    task_id, mark, call = found.decode().partition(' ["')
-                    return task_id, mark[1:] + call
+                return await asyncio.gather(*(call(command, key) for key in named(client.keys)))
         return None
 
     def _committed(self, store: Store, call: ReliableCall[Any, Any]) -> None:
-        """Hand on a call in the background; a call of a rolled-back savepoint has no row."""
+        """Hand on a call in the background."""
         if self._worker.on_enqueue is not None:
             self._worker.on_enqueue(call)
         if not self._worker.is_connected:
@@ -206,7 +226,7 @@ class Courier:
                 except Exception as error:  # noqa: BLE001 - whatever it is, the rows are kept
                     logger.debug("left in the outbox: %s", first_line(error))
 
-    async def _send(self, client: QueueClient, row: Row, beside: set[str]) -> None:
+    async def _send(self, client: QueueClient, row: Row, beside: dict[str, str]) -> None:
         """Enqueue a row's task, unless that was done before, or another task has its key.
 
         The task waits for those of ``beside``, which are handed on with it. If the server had to
@@ -216,17 +236,16 @@ class Courier:
         # The mark comes last, after the dependencies and their number.
         is_durable = len(options) > 4 and options[4 + options[3] :] == [DURABLE]
         followed = {str(one).removeprefix("~") for one in options[4:]}
-        in_outbox, sought, blamed = followed & beside, set[str](), ""
+        in_outbox = {one: mark for one, mark in beside.items() if one in followed}
+        sought, blamed = set[str](), ""
         values = [
             row.key or "", row.keep, row.call or "", row.task_id, row.payload,
             *(options[:-1] if is_durable else options),
         ]  # fmt: skip
 
         def hand_on(own: QueueClient) -> Awaitable[Any]:
-            waits = json.dumps(sorted(in_outbox))
-            return own.functions.call(
-                "hand_on", (own.keys.queue,), [NOTE_MS, waits, blamed, *values]
-            )
+            head = [_mark(row), NOTE_MS, json.dumps(in_outbox), blamed]
+            return own.functions.call("hand_on", (own.keys.queue,), [*head, *values])
 
         while True:
             if is_durable:
@@ -279,16 +298,27 @@ def _known_id(call: ReliableCall[Any, Any], row: Row, task_id: str, known: str |
     return task_id
 
 
-async def _held_by_outbox(task_ids: set[str]) -> set[str]:
-    """Return those of the tasks that have a row; raise, unlike find_row, if a database is silent.
+def _mark(row: Row) -> str:
+    """Return what tells a row from an earlier one whose task had the same id."""
+    return row.created_at.isoformat()
 
-    A task would fail if its silence counted as an answer.
+
+def _marks(rows: Iterable[Row]) -> dict[str, str]:
+    return {row.task_id: _mark(row) for row in rows}
+
+
+async def _held_by_outbox(task_ids: set[str]) -> dict[str, str]:
+    """Return the marks of those tasks that have a row; raise, unlike find_row, at silence.
+
+    A task would fail if the silence of a database counted as an answer.
     """
-    return {
-        row.task_id
-        for store in open_stores()
-        for row in await store.read(sorted(task_ids), len(task_ids), durable=None)
-    }
+    return _marks(
+        [
+            row
+            for store in open_stores()
+            for row in await store.read(sorted(task_ids), len(task_ids), durable=None)
+        ]
+    )
 
 
 def _row(call: ReliableCall[Any, Any], client: QueueClient, now: int, created_at: datetime) -> Row:

@@ -12,10 +12,10 @@ from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
 from vibetuner.tasks.queues import default_queue, list_queues
 from vibetuner.tasks.retry import check_number
+from vibetuner.timing import EPOCH
 
 # A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
 LONGEST = timedelta(days=3653)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The durations that decorators take, and whether 0 is allowed: with ttl=0 a result is not kept, and
 # a drift of 0 allows none.

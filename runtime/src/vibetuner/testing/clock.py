@@ -137,7 +137,10 @@ class QueueClock:
             await self._redis.xdel(key, [entry.identifier])
 
     async def _age_payloads(self, step: int) -> None:
-        async for key in self._redis.scan_iter(f"{self._worker.task_key}*", count=1000):
-            left = await self._redis.pttl(key)
-            if left > 0:
-                await self._redis.pexpire(key, max(1, left - step))
+        """Age ``expire=`` and ``keep=``; a result stays, for the test to look at."""
+        keys = self._worker.client.keys
+        for family in (keys.data, keys.once, keys.keyed):
+            async for key in self._redis.scan_iter(family("*"), count=1000):
+                left = await self._redis.pttl(key)
+                if left > 0:
+                    await self._redis.pexpire(key, left - step)

@@ -11,6 +11,10 @@ from uuid import uuid4
 
 from vibetuner.tasks.call import TaskCall
 
+METHODS: tuple[Any, ...] = (
+    TaskCall.start, TaskCall.once, TaskCall.within, TaskCall.then, TaskCall.otherwise
+)  # fmt: skip
+
 
 class MockTasks:
     """Replaces tasks: every attribute is a fake task whose ``enqueue`` is recorded.
@@ -42,10 +46,15 @@ class _Pending:
     """A call that accepts the arguments of a real task's methods, and does nothing with them."""
 
     def __init__(self, call: Coroutine[Any, Any, MagicMock]) -> None:
+        self.id = uuid4().hex
         self._call = call
-        self.start = partial(self._accept, TaskCall.start)
-        self.once = partial(self._accept, TaskCall.once)
-        self.within = partial(self._accept, TaskCall.within)
+        for method in METHODS:
+            setattr(self, method.__name__, partial(self._accept, method))
+
+    def __or__(self, task: object) -> Self:
+        return self
+
+    __xor__ = __or__
 
     def _accept(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
         """Return the call; raise TypeError if the real method has no such arguments."""
@@ -56,8 +65,11 @@ class _Pending:
         return self
 
     def __await__(self) -> Generator[Any, None, MagicMock]:
-        return self._call.__await__()
+        task = yield from self._call.__await__()
+        if task.id is None:
+            task.id = self.id
+        return task
 
 
 def _enqueued(*_: Any, **__: Any) -> MagicMock:
-    return MagicMock(name="enqueued task", id=uuid4().hex)
+    return MagicMock(TaskCall, name="enqueued task", id=None)  # its methods can be awaited

@@ -140,3 +140,27 @@ async def test_letters_of_a_version_that_kept_no_groups_are_counted(
     assert await queue.redis.hget(keys.letter_groups, "?") == "1"
     assert len((await list_letters(fingerprint="f1")).letters) == 2
     assert await counted() == {"f1": 2}
+
+
+async def test_a_letter_whose_task_has_one_in_mongodb_is_not_counted(
+    in_mongodb: Settings, bury: Bury, queue: TaskWorker
+):
+    """A second letter of an id is dropped while the first one is open, and counts nowhere.
+
+    The same letter counts once, however often it is moved.
+    """
+    store = MongoStore(queue.redis, in_mongodb.redis_key_prefix, mongo_database.get())
+    await store.count_groups()
+    await bury("acme", fingerprint="f1", enqueued_at=NOW)
+    letters = await store.oldest()
+    await store._insert(letters.values())  # a worker is lost before it removes it
+    for hours, fingerprint in ((1, "f1"), (2, "f2")):
+        later = NOW + timedelta(hours=hours)
+        assert await count() == 1
+        await bury("acme", fingerprint=fingerprint, enqueued_at=later, failed_at=later)
+        assert [letter.enqueued_at for letter in (await list_letters()).letters] == [NOW]
+        assert await counted() == {"f1": 1}
+    await retry("acme")
+    assert (await count(), await counted()) == (0, {})
+    await bury("acme", fingerprint="f2", enqueued_at=NOW + timedelta(hours=3))
+    assert (await count(), await counted()) == (1, {"f2": 1})

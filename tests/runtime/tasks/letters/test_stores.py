@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 
 import pytest
@@ -69,6 +69,14 @@ async def test_the_newest_come_first_page_by_page(store: str, bury: Bury):
             break
 
     assert pages == [["t6", "t5"], ["t4", "t3"], ["t2", "t1"], ["t0"]]
+
+
+async def test_letters_since_the_first_year_are_all(store: str, bury: Bury):
+    """Each time of Python's may be given as `since`, as one that was computed or typed may be."""
+    await bury("t1")
+    for since in (datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=timezone.max)):
+        assert [one.task_id for one in (await list_letters(since=since)).letters] == ["t1"]
+        assert await count(since=since, task="send_invoice") == 1
 
 
 async def test_the_last_page_has_no_next(store: str, bury: Bury):

@@ -41,6 +41,12 @@ async def emptied(store: Store) -> None:
     await eventually(is_empty, what=lambda: "an empty outbox")
 
 
+async def run_once(worker: TaskWorker) -> None:
+    """Run the worker until the queue is empty."""
+    worker.burst, worker.handle_signals = True, False
+    await worker.run_async(lifespan=nullcontext())
+
+
 async def test_a_committed_call_is_enqueued_at_once(
     database: Database, worker: TaskWorker, receipt: Any
 ):
@@ -159,8 +165,7 @@ async def test_a_row_that_is_handed_on_twice_is_enqueued_once(
     rows = await database.store.read(None, 10)
     async with worker:
         assert await worker.courier.hand_on(database.store) == 1
-        worker.burst, worker.handle_signals = True, False
-        await worker.run_async(lifespan=nullcontext())
+        await run_once(worker)
         for row in rows:
             async with database.session() as session:
                 await database.store.add(row, session)
@@ -219,18 +224,74 @@ async def test_a_key_of_the_outbox_goes_to_no_task_that_has_the_id_already(
     database: Database, worker: TaskWorker, receipt: Any, caplog: pytest.LogCaptureFixture
 ):
     """A row whose id was taken before the hand-on is dropped with a warning; its key stays free."""
+    for key in (None, "evt"):
+        async with database.session() as session:
+            call = receipt.enqueue("T2").within(session)
+            call = call.once(key) if key else call
+            call.id = f"acme-{key}"
+            await call
     async with worker:
-        first = receipt.enqueue("T1").start(delay=3600)
+        for key in (None, "evt"):
+            first = receipt.enqueue("T1").start(delay=3600)
+            first.id = f"acme-{key}"
+            await first
+        assert await worker.courier.hand_on(database.store) == 2
+        for key in (None, "evt"):
+            assert f"receipt acme-{key} was not enqueued: its id is taken" in caplog.messages
+        assert (await database.store.waiting())[0] == 0
+        assert not await worker.redis.exists([worker.client.keys.once("evt")])
+        assert await worker.queue_size() == 2
+
+
+@pytest.mark.parametrize("key", [None, "evt"])
+async def test_an_own_id_that_is_taken_is_refused_in_the_transaction(
+    database: Database, worker: TaskWorker, receipt: Any, key: str | None
+):
+    """An id that waits or has a result raises TaskExists; the transaction may go on without it."""
+
+    def own(session: Any) -> Any:
+        call = receipt.enqueue("T2").within(session)
+        call = call.once(key) if key else call
+        call.id = "acme"
+        return call
+
+    async with worker:
+        first = receipt.enqueue("T1")
         first.id = "acme"
         await first
+        for reason in ("waits or runs already", "has ended, and its result is kept"):
+            async with database.session() as session:
+                with pytest.raises(TaskExists, match=f"^receipt acme {reason}"):
+                    await own(session)
+                await database.insert(session, reason)
+            assert (await database.store.waiting())[0] == 0
+            await run_once(worker)
+        assert len(await database.orders()) == 2
+        await worker.redis.delete([worker.client.keys.result("acme")])
         async with database.session() as session:
-            call = receipt.enqueue("T2").once("evt").within(session)
-            call.id = "acme"
-            await call
+            await own(session)
         await emptied(database.store)
-        assert "receipt acme was not enqueued: its id is taken" in caplog.messages
-        assert not await worker.redis.exists([worker.client.keys.once("evt")])
         assert await worker.queue_size() == 1
+
+
+async def test_an_own_id_may_be_used_again_once_nothing_is_kept_of_it(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A second row of an id is enqueued; the note about the first one does not count for it.
+
+    A call that follows the second one waits for it, too.
+    """
+    async with worker:
+        for number in ("T1", "T2"):
+            part = receipt.enqueue(number)
+            part.id = "acme"
+            async with database.session() as session:
+                last = await receipt.enqueue("end").start(after=part).within(session)
+            await emptied(database.store)
+            assert (await worker.info_by_id("acme")).args == (number,)
+            await run_once(worker)
+            assert (await last.result(timeout=30)).result == "end"
+            await worker.redis.delete([worker.client.keys.result("acme")])
 
 
 async def test_a_call_of_the_outbox_fails_if_nobody_knows_the_one_before(
@@ -291,7 +352,8 @@ async def test_a_row_that_was_handed_on_and_ended_is_waited_for_no_more(
         keys, queue = worker.client.keys, worker.client.functions
         await worker.redis.delete([keys.data(first.id)])
         values = worker.client.values([receipt.enqueue("T2").start(after=first.id)], 0)
-        head = [1000, json.dumps([first.id])]
+        [noted] = await worker.redis.mget([keys.handed(first.id)])
+        head = ["now", 1000, json.dumps({first.id: noted})]
         answer = await queue.call("hand_on", (keys.queue,), [*head, "", "", 0, "", *values])
         assert answer == [b"?" + first.id.encode()]
         answer = await queue.call("hand_on", (keys.queue,), [*head, first.id, "", 0, "", *values])
@@ -494,13 +556,16 @@ async def test_a_session_in_no_transaction_is_refused(
 
 
 @pytest.mark.parametrize("database", ["mongodb"], indirect=True)
-async def test_a_session_of_another_client_is_refused(
-    database: Database, worker: TaskWorker, receipt: Any, settings: Settings
+async def test_a_session_of_another_server_is_refused(
+    database: Database, worker: TaskWorker, receipt: Any
 ):
-    """A session of another MongoDB client raises TaskError, as it has another transaction."""
-    async with AsyncMongoClient(settings.mongodb_url) as client, client.start_session() as session:
+    """A session of another MongoDB server raises TaskError, as nobody would read its outbox."""
+    async with (
+        AsyncMongoClient("mongodb://127.0.0.1:1") as client,
+        client.start_session() as session,
+    ):
         async with await session.start_transaction():
-            with pytest.raises(TaskError, match="takes a session of the client of MONGODB_URL"):
+            with pytest.raises(TaskError, match="takes a session of the server of MONGODB_URL"):
                 await receipt.enqueue("T1").within(session)
 
 

@@ -18,6 +18,7 @@ from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
 from vibetuner.sse.event import Event
 from vibetuner.sse.history import History
+from vibetuner.tasks.attempt import current_task_id
 from vibetuner.tasks.observers.progress import ProgressObserver
 from vibetuner.tasks.progress import Progress, ProgressState, ProgressStatus, watch_progress
 from vibetuner.tasks.progress.state import (
@@ -71,6 +72,16 @@ async def until_closed(worker: TaskWorker, settings: Settings, task_id: str) -> 
     return await eventually(closed, seconds=30)
 
 
+async def until_shown(worker: TaskWorker, settings: Settings, task_id: str, message: str) -> None:
+    """Wait until the state of a task has this message."""
+
+    async def is_shown() -> bool:
+        state, _ = await read_progress(history(worker, settings), task_id)
+        return state is not None and state.message == message
+
+    await eventually(is_shown, seconds=30)
+
+
 async def test_a_task_reports_its_progress_and_its_end(worker: TaskWorker, settings: Settings):
     """A watcher sees rising numbers, a rate, and exactly one end, which has the final numbers."""
 
@@ -94,6 +105,95 @@ async def test_a_task_reports_its_progress_and_its_end(worker: TaskWorker, setti
         task_id=task.id, status=ProgressStatus.COMPLETE, done=8, total=8, message="counting"
     )
     assert [s.is_over for s in states].count(True) == 1
+
+
+async def test_an_id_that_is_used_again_has_the_progress_of_its_latest_task(
+    worker: TaskWorker, settings: Settings
+):
+    """A second task of an id is watched from its start, and its own end is shown, watched or not.
+
+    The end of the first one is kept for a day, and would be shown for both.
+    """
+    may_fail = asyncio.Event()
+
+    @worker.task(ttl=0)
+    async def once_well(attempt: int) -> None:
+        if attempt > 1:
+            await may_fail.wait()
+            raise ValueError
+
+    async def start(attempt: int) -> Any:
+        call = once_well.enqueue(attempt).start(delay=0.5 if attempt == 1 else None)
+        call.id = "acme"
+        return await call
+
+    await start(1)
+    assert (await watch("acme"))[-1].status is ProgressStatus.COMPLETE
+    await start(2)
+    watching = asyncio.create_task(watch("acme"))
+    await asyncio.sleep(0.2)
+    may_fail.set()
+    states = await watching
+    assert not states[0].is_over
+    assert states[-1].status is ProgressStatus.FAILED
+
+    may_fail.clear()
+    await write_progress(  # as if only the first task had been watched
+        history(worker, settings),
+        ProgressState(task_id="acme", status=ProgressStatus.COMPLETE),
+        anew=True,
+    )
+    await start(3)
+    may_fail.set()
+
+    async def status() -> Any:
+        state, _ = await read_progress(history(worker, settings), "acme")
+        return state is not None and state.status is ProgressStatus.FAILED
+
+    await eventually(status)
+
+
+async def test_the_last_state_is_published_however_slow_redis_was_at_the_one_before(
+    worker: TaskWorker, settings: Settings
+):
+    """A state that was reported while another one was being sent is published after it."""
+    release = asyncio.Event()
+
+    @worker.task()
+    async def two_at_once() -> None:
+        progress = Progress(total=10)
+        await progress.advance()
+        await asyncio.sleep(0.4)
+        await worker.redis.client_pause(1000)
+        first = asyncio.create_task(progress.advance())
+        await asyncio.sleep(0.1)
+        await progress.update(done=7, message="a long step")
+        await first
+        await release.wait()
+
+    task = await two_at_once.enqueue()
+    await until_shown(worker, settings, task.id, "a long step")
+    release.set()
+    assert (await watch(task.id))[-1].done == 7
+
+
+async def test_a_report_that_redis_refused_is_repeated(worker: TaskWorker, settings: Settings):
+    """A report that failed is published later, though the task reports nothing more."""
+    release = asyncio.Event()
+
+    @worker.task()
+    async def count() -> None:
+        key = f"{settings.redis_key_prefix}progress:{current_task_id()}"
+        await worker.redis.delete([key])
+        await worker.redis.set(key, "in the way")
+        await Progress(total=10).update(done=7, message="a long step")
+        await worker.redis.delete([key])
+        await release.wait()
+
+    task = await count.enqueue()
+    await until_shown(worker, settings, task.id, "a long step")
+    release.set()
+    assert (await watch(task.id))[-1].done == 7
 
 
 async def test_a_message_that_cannot_be_encoded_is_shown_with_a_question_mark(worker: TaskWorker):
@@ -309,12 +409,12 @@ async def test_a_late_watcher_sees_the_end(worker: TaskWorker, settings: Setting
 async def test_a_worker_that_was_believed_dead_cannot_undo_an_end(
     worker: TaskWorker, settings: Settings
 ):
-    """A worker's reports and ends that come after the task's first end are ignored."""
+    """A worker's reports that come after the task's end are ignored, and so is the end again."""
     store = history(worker, settings)
     state = ProgressState(task_id="t", status=ProgressStatus.RUNNING, done=1, total=2)
     await write_progress(store, state, anew=True)
     await finish_progress(store, "t", ProgressStatus.COMPLETE)
-    await finish_progress(store, "t", ProgressStatus.FAILED)
+    await finish_progress(store, "t", ProgressStatus.COMPLETE)
     await write_progress(store, state)
     assert (await read_progress(store, "t"))[0] == state.at_end(ProgressStatus.COMPLETE)
     assert [e.name for e in await events_of(worker, settings, "t")] == ["progress", "complete"]

@@ -216,13 +216,19 @@ local function settle_letter(keys, argv)
   return argv[2]
 end
 
--- Remove letters that are stored elsewhere; they stay in the groups of their bugs.
--- KEYS: the letters, the hash from task to entry, the acts. ARGV: entry and task of each.
+-- Remove letters that are stored elsewhere; they stay in the groups of their bugs, except those that
+-- are not stored there, either, as their tasks have another letter.
+-- KEYS: the letters, the hash from task to entry, the acts. ARGV: entry, task and 1 if it is stored, of
+-- each.
 local function remove_letters(keys, argv)
-  for i = 1, #argv, 2 do
+  for i = 1, #argv, 3 do
     local entry = redis.call('xrange', keys[1], argv[i], argv[i])[1]
     local about = entry and about_entry(entry)
-    if about then redis.call('zrem', keys[1] .. ':of:' .. about.fingerprint, argv[i]) end
+    if about and argv[i + 2] == '1' then
+      redis.call('zrem', keys[1] .. ':of:' .. about.fingerprint, argv[i])
+    elseif about then
+      count_letter(keys[1], about, -1, argv[i])
+    end
     redis.call('xdel', keys[1], argv[i])
     redis.call('hdel', keys[2], argv[i + 1])
     redis.pcall('zrem', keys[1] .. ':ids', argv[i + 1])

@@ -512,9 +512,17 @@ local function declare_cron(keys, argv)
   redis.call('zrem', prefix .. ':cron:schedule', name)
 end
 
+-- Return whether a row of an outbox was handed on; `mark` tells it from other rows of this task's id.
+-- Workers of older versions note a 1.
+local function was_handed_on(prefix, task, mark)
+  local noted = redis.call('get', prefix .. ':task:handed:' .. task)
+  return noted == mark or noted == '1'
+end
+
 -- Return the first of the tasks to be followed that neither waits nor runs, has no result, and is not
 -- enqueued in this step; nil if there is none. The tasks' values begin at `i`; see enqueue. `outbox`
--- lists tasks that an outbox holds; one of these is gone if it was handed on.
+-- has the tasks that an outbox holds, with the marks of their rows; one of these is gone if it was
+-- handed on.
 local function gone_from(prefix, argv, i, outbox)
   local followed, at = {}, i
   while at <= #argv do
@@ -524,9 +532,7 @@ local function gone_from(prefix, argv, i, outbox)
   end
   if #followed == 0 then return end
   local here = {}
-  for _, task in ipairs(outbox or {}) do
-    here[task] = redis.call('exists', prefix .. ':task:handed:' .. task) == 0
-  end
+  for task, mark in pairs(outbox or {}) do here[task] = not was_handed_on(prefix, task, mark) end
   while i <= #argv do
     here[argv[i]] = true
     i = i + 6 + argv[i + 5]
@@ -647,20 +653,27 @@ local function enqueue_once(keys, argv)
 end
 
 -- Enqueue the task of an outbox row, once, however often the row is handed on.
--- ARGV: how long to remember it; as JSON, the dependencies that an outbox holds, to wait for them; a
--- dependency that is gone, to fail, or nothing; the idempotency key or nothing, its lifetime, a digest
--- of the call, then the values that enqueue takes for one task.
+-- ARGV: the row's mark; how long to remember it; as JSON, the dependencies that an outbox holds and
+-- the marks of their rows, to wait for them; a dependency that is gone, to fail, or nothing; the
+-- idempotency key or nothing, its lifetime, a digest of the call, then the values that enqueue takes
+-- for one task.
 -- Returns nothing if it was handed on before, what enqueue_once returns if there is a key, what
--- enqueue returns if a dependency is gone, else this task and an empty text.
+-- enqueue returns if its id is taken or a dependency is gone, else this task and an empty text.
 local function hand_on(keys, argv)
-  local task, handed = argv[7], keys[1] .. ':task:handed:' .. argv[7]
-  if redis.call('exists', handed) == 1 then return {} end
-  local gone = gone_from(keys[1], argv, 7, cjson.decode(argv[2]))
-  if gone and gone ~= argv[3] then return { '?' .. gone } end
-  redis.call('set', handed, '1', 'px', argv[1])
-  if argv[4] ~= '' then return enqueue_keyed(keys[1], { unpack(argv, 4) }, gone, true) end
-  enqueue_from(keys[1], argv, 7, nil, gone)
-  return { task, '' }
+  local mark, task = argv[1], argv[8]
+  if was_handed_on(keys[1], task, mark) then return {} end
+  local gone = gone_from(keys[1], argv, 8, cjson.decode(argv[3]))
+  if gone and gone ~= argv[4] then return { '?' .. gone } end
+  local answer
+  if argv[5] ~= '' then
+    answer = enqueue_keyed(keys[1], { unpack(argv, 5) }, gone, true)
+  else
+    local added = enqueue_from(keys[1], argv, 8, nil, gone)[1]
+    answer = (added == 0 or added == -1) and { added } or { task, '' }
+  end
+  -- Another task may have this id; this row is not that task's.
+  if #answer > 1 then redis.call('set', keys[1] .. ':task:handed:' .. task, mark, 'px', argv[2]) end
+  return answer
 end
 
 -- Abort a task: one that is delayed, in line, stranded or waits for others ends here; one that is

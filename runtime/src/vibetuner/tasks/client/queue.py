@@ -80,7 +80,7 @@ class QueueClient:
                 answers = await self._ask("enqueue", values)
             if not (gone := gone_in(answers)):
                 pairs = zip(left, answers, strict=True)
-                refused += [(task, _exists(task, at)) for task, at in pairs if at in TAKEN]
+                refused += [(task, exists_error(task, at)) for task, at in pairs if at in TAKEN]
                 break
             # Without the tasks that were to follow it, and in turn those that follow these.
             refused += [(task, _gone(task, gone)) for task in left if _is_after(task, gone)]
@@ -119,7 +119,7 @@ class QueueClient:
         async with self.answering():
             found = _known(task, await self._ask("enqueue_once", values))
         if found[0] in TAKEN:
-            raise _exists(task, found[0])
+            raise exists_error(task, found[0])
         task_id, known = found[0].decode(), found[1].decode()
         if known != mine:
             raise clash(key, task, task_id, known)
@@ -175,7 +175,7 @@ class QueueClient:
         except (RedisError, OSError) as error:
             raise await unavailable(get_settings(), error, self.functions.connection) from None
         if answer in TAKEN:
-            raise _exists(task, answer)
+            raise exists_error(task, answer)
 
     async def enqueue_unique(self, task: Task[Any, Any], unique: Unique, now: int) -> bool:
         """Enqueue a unique task, and set its id to that of the task that runs for this call.
@@ -200,7 +200,7 @@ class QueueClient:
             if answer[1] != SIGN_AGAIN:
                 break
         if answer[1] < 0:
-            raise _exists(task, answer[1] + 1)
+            raise exists_error(task, answer[1] + 1)
         task.id = signed_for.id
         return bool(answer[1])
 
@@ -216,7 +216,7 @@ class QueueClient:
         async with self.answering():
             answer = _known(task, await self._ask("enqueue_batch", values))
         if answer in TAKEN:
-            raise _exists(task, answer)
+            raise exists_error(task, answer)
 
     async def enqueue_many(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         """Enqueue many tasks, hundreds in one step; return those that can't be, with their errors.
@@ -422,7 +422,8 @@ def check_ties(task: Task[Any, Any]) -> None:
         raise _unique_error(task)
 
 
-def _exists(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
+def exists_error(task: Task[Any, Any], answer: int | bytes) -> TaskExists:
+    """Return the error for a call whose id is taken; -1 says by a result."""
     where = "has ended, and its result is kept" if answer == -1 else "waits or runs already"
     return TaskExists(
         f"{task.parent.fn_name} {task.id} {where}, so nothing was enqueued. Take another id, or "

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from vibetuner.stored import Count, Moment, Unreadable, read_record
 from vibetuner.tasks.attempt import Cause
+from vibetuner.timing import EPOCH
 
 ACT_FIELDS = frozenset({"retried_as", "retried_at", "discarded_at", "acted_by"})
 
@@ -209,6 +210,8 @@ class Filters:
     def __post_init__(self) -> None:
         if self.since is not None and self.since.tzinfo is None:
             raise ValueError(f"since takes a time with a time zone, not {self.since!r}")
+        if self.since is not None:  # the first years can't be converted or reduced
+            object.__setattr__(self, "since", max(self.since, EPOCH))
 
     @property
     def exact(self) -> dict[str, str]:

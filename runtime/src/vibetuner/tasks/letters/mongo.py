@@ -158,8 +158,8 @@ class MongoStore(StreamStore):
         """
         moved, end = 0, time.monotonic() + seconds
         while letters := await self.oldest():
-            await self._insert(letters.values())
-            await self.remove(letters)
+            are_new = await self._insert(letters.values())
+            await self.remove(letters, () if are_new else await self._unkept(letters))
             moved += len(letters)
             if time.monotonic() > end:
                 break
@@ -217,8 +217,19 @@ class MongoStore(StreamStore):
                 groups.append(group)
         return groups
 
-    async def _insert(self, letters: Iterable[DeadLetter]) -> None:
-        """Insert letters that are not there yet, in one round trip.
+    async def _unkept(self, letters: Mapping[str, DeadLetter]) -> set[str]:
+        """Return the entries of letters whose tasks have another letter, which stays."""
+        ids = {letter.task_id: entry_id for entry_id, letter in letters.items()}
+        fields = ("enqueued_at", "failed_at")
+        kept = self._letters.find({"_id": {"$in": list(ids)}}, fields)
+        async for one in kept:
+            letter = letters[ids[one["_id"]]]
+            if all(one.get(name) == getattr(letter, name) for name in fields):
+                del ids[one["_id"]]
+        return set(ids.values())
+
+    async def _insert(self, letters: Iterable[DeadLetter]) -> bool:
+        """Insert letters that are not there yet, in one round trip; return whether all are new.
 
         If an id was used again after its letter had been settled, the new letter replaces it.
         """
@@ -234,7 +245,8 @@ class MongoStore(StreamStore):
         try:
             # A frozen server accepts the data and never answers.
             async with asyncio.timeout(seconds):
-                await self._letters.bulk_write(writes, ordered=False)
+                done = await self._letters.bulk_write(writes, ordered=False)
+                return done.upserted_count == len(writes) // 2
         except TimeoutError:
             raise TimeoutError(f"no answer within {seconds:g} s") from None
         except BulkWriteError as error:
@@ -242,6 +254,7 @@ class MongoStore(StreamStore):
             errors = (error.details or {}).get("writeErrors")
             if not errors or any(one.get("code") != DUPLICATE_KEY for one in errors):
                 raise
+            return False
 
     @asynccontextmanager
     async def _up_to_date(self) -> AsyncIterator[None]:

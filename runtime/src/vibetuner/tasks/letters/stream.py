@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from itertools import islice
@@ -202,10 +202,12 @@ class StreamStore:
             after = f"({list(found)[-1]}"
         return {}
 
-    async def remove(self, letters: dict[str, DeadLetter]) -> None:
-        """Remove letters that are stored elsewhere."""
+    async def remove(self, letters: dict[str, DeadLetter], unkept: Collection[str] = ()) -> None:
+        """Remove letters that are stored elsewhere, and from their groups those of ``unkept``."""
         keys = self._keys
-        values = [value for entry_id, one in letters.items() for value in (entry_id, one.task_id)]
+        values: list[str | int] = []
+        for entry_id, one in letters.items():
+            values += (entry_id, one.task_id, int(entry_id not in unkept))
         places = [keys.letters, keys.letter_places, keys.acted, keys.guard]
         await self._call("remove_letters", places, values)
 

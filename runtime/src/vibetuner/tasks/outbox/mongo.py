@@ -37,7 +37,7 @@ class MongoOutbox:
 
         Raises:
             ServiceUnavailable: MongoDB does not answer, or refuses.
-            TaskError: the session has no transaction, is of another client, or the server does not
+            TaskError: the session has no transaction, is of another server, or the server does not
                 support transactions.
         """
         if not session.in_transaction:
@@ -45,37 +45,36 @@ class MongoOutbox:
                 "within() takes a MongoDB session in a transaction, and this one is in none. "
                 "Begin one:  async with await session.start_transaction():"
             )
-        if session.client is not mongo_database.get().client:
+        if session.client != mongo_database.get().client:  # those of one server are equal
             raise TaskError(
-                "within() takes a session of the client of MONGODB_URL. Start one with  "
+                "within() takes a session of the server of MONGODB_URL. Start one with  "
                 "mongo_database.get().client.start_session()  (from vibetuner.resources.slots)"
             )
         values = {name: getattr(row, name) for name in FIELDS}
         with _answering():
             if row.key and (
-                found := await _rows().find_one({"key": row.key}, ["call"], session=session)
+                found := await _rows(session).find_one({"key": row.key}, ["call"], session=session)
             ):
                 return str(found["_id"]), str(found["call"])
             # An insert of a known id would end the transaction.
-            added = await _rows().update_one(
+            added = await _rows(session).update_one(
                 {"_id": row.task_id}, {"$setOnInsert": values}, upsert=True, session=session
             )
         return (row.task_id, None) if added.matched_count else None
 
     async def remove(self, task_id: str, session: AsyncClientSession) -> None:
         with _answering():
-            await _rows().delete_one({"_id": task_id}, session=session)
+            await _rows(session).delete_one({"_id": task_id}, session=session)
 
     def on_commit(self, session: AsyncClientSession, hear: Callable[[], None]) -> None:
-        """Implement :meth:`Store.on_commit`; PyMongo has no event, so wrap the session's method."""
-        commit = session.commit_transaction
+        """Implement :meth:`Store.on_commit`.
 
-        async def commit_and_call() -> None:
-            session.__dict__.pop("commit_transaction", None)
-            await commit()
-            hear()
-
-        session.__dict__["commit_transaction"] = commit_and_call
+        PyMongo has no event, so the session's methods are wrapped until the transaction ends.
+        """
+        hooks = session.__dict__.setdefault(TABLE, [])
+        hooks.append(hear)
+        if len(hooks) == 1:
+            _wrap(session, hooks)
 
     async def read(
         self, task_ids: Sequence[str] | None, limit: int, *, durable: bool | None = None
@@ -125,5 +124,28 @@ def _answering() -> Iterator[None]:
         raise MongoUnavailable(unreachable(get_settings(), error), labels) from error
 
 
-def _rows() -> AsyncCollection[dict[str, Any]]:
-    return mongo_database.get()[TABLE]
+def _wrap(session: AsyncClientSession, hooks: list[Callable[[], None]]) -> None:
+    """Call the hooks after the commit; forget them with an abort, or one session's next commit."""
+    commit, abort = session.commit_transaction, session.abort_transaction
+
+    def unwrap() -> None:
+        for name in (TABLE, "commit_transaction", "abort_transaction"):
+            session.__dict__.pop(name, None)
+
+    async def commit_and_call() -> None:
+        unwrap()
+        await commit()
+        for hear in hooks:
+            hear()
+
+    async def abort_and_forget() -> None:
+        unwrap()
+        await abort()
+
+    session.__dict__.update(commit_transaction=commit_and_call, abort_transaction=abort_and_forget)
+
+
+def _rows(session: AsyncClientSession | None = None) -> AsyncCollection[dict[str, Any]]:
+    """Return the collection, of the client that the session belongs to."""
+    database = mongo_database.get()
+    return database[TABLE] if session is None else session.client[database.name][TABLE]

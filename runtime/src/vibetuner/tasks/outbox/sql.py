@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from importlib import import_module
 
-from sqlalchemy import LargeBinary, Text, event, func
+from sqlalchemy import Engine, LargeBinary, Text, event, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel import Field, SQLModel, col, delete, select
@@ -54,10 +54,11 @@ class SqlOutbox:
                 f"{len(row.task_id)}"
             )
         engine = sql_engine.get().sync_engine
-        if session.sync_session.get_bind().engine is not engine:
+        bound = session.sync_session.get_bind().engine
+        if not _is_same(bound, engine):
             raise TaskError(
                 "within() takes a session of the database of DATABASE_URL, not of "
-                f"{session.sync_session.get_bind().engine.url!r}. Open one with open_session()"
+                f"{bound.url!r}. Open one with open_session()"
             )
         connection = await session.connection()
         values = {name: getattr(row, name) for name in Row.__slots__}
@@ -82,7 +83,8 @@ class SqlOutbox:
 
     def on_commit(self, session: AsyncSession, hear: Callable[[], None]) -> None:
         """Implement :meth:`Store.on_commit`; committing a savepoint does not count."""
-        session.sync_session.info.setdefault(TABLE, []).append(hear)
+        savepoint = session.sync_session.get_nested_transaction()
+        session.sync_session.info.setdefault(TABLE, []).append((savepoint, hear))
         for name, listener in LISTENERS.items():
             if not event.contains(session.sync_session, name, listener):
                 event.listen(session.sync_session, name, listener)
@@ -121,9 +123,15 @@ class SqlOutbox:
         return number, oldest
 
 
+def _is_same(one: Engine, other: Engine) -> bool:
+    """Return whether two engines are of one database; each has a memory of its own."""
+    in_memory = one.url.database in {None, "", ":memory:"}
+    return one is other or (one.url == other.url and not in_memory)
+
+
 def _call_hooks(session: Session) -> None:
     if not session.in_nested_transaction():
-        for hear in session.info.pop(TABLE, ()):
+        for _, hear in session.info.pop(TABLE, ()):
             hear()
 
 
@@ -132,7 +140,20 @@ def _drop_hooks(session: Session, transaction: SessionTransaction) -> None:
         session.info.pop(TABLE, None)
 
 
+def _drop_hooks_of(session: Session, transaction: SessionTransaction) -> None:
+    """Drop the hooks of a savepoint that was rolled back, and of those that were in it."""
+    if hooks := session.info.get(TABLE):
+        hooks[:] = [hook for hook in hooks if transaction not in _with_outer(hook[0])]
+
+
+def _with_outer(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
+    while transaction is not None:
+        yield transaction
+        transaction = transaction.parent
+
+
 LISTENERS: dict[str, Callable[..., None]] = {
     "after_commit": _call_hooks,
     "after_transaction_end": _drop_hooks,
+    "after_soft_rollback": _drop_hooks_of,
 }

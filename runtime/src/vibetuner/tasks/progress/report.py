@@ -128,12 +128,16 @@ class Progress:
 
     async def _report(self) -> None:
         self._is_sent = False
-        wait = self._due - time.monotonic()
-        if wait <= 0 and not self._busy:
+        if self._due <= time.monotonic() and not self._busy:
             await self._send(ProgressStatus.RUNNING)
-        elif self._timer is None and self._attempt is not None and not self._over:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(wait, INTERVAL_SECONDS / 2), self._send_late)
+        else:
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        """Publish the last state once that is due, unless the task reports another one by then."""
+        if self._timer is None and self._attempt is not None and not self._over:
+            wait = max(self._due - time.monotonic(), INTERVAL_SECONDS / 2)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._send_late)
 
     def _send_late(self) -> None:
         """Publish the last state of a task that reports nothing for a while."""
@@ -151,14 +155,16 @@ class Progress:
                 logger.warning(
                     "could not publish progress of %s: %s", self.task_id, type(error).__name__
                 )
-            self._failing = True
+            self._failing, self._is_sent = True, False
         else:
-            self._failing = False
+            self._failing, self._is_new = False, False
         finally:
-            self._busy, self._is_new = False, False
+            self._busy = False
             # A task must not wait at every step for a Redis that does not answer.
             pause = ANSWER_SECONDS if self._failing else INTERVAL_SECONDS
             self._due = time.monotonic() + pause
+            if not self._is_sent:  # it failed, or the task has reported another state meanwhile
+                self._send_soon()
 
     async def _send_now(self, state: ProgressState) -> None:
         if self._attempt is not None:

@@ -98,14 +98,28 @@ class ProgressState:
 
 
 async def finish_progress(history: History, task_id: str, status: ProgressStatus) -> None:
-    """Publish the closing event of a task once, if the task reports progress or is watched."""
+    """Publish the closing event of a task once, if the task reports progress or is watched.
+
+    Another end that is stored is that of an earlier task of this id, and is replaced.
+    """
     while True:
         known: Any = await history.redis.hget(history.keys.progress(task_id), "state")
         if known is None:
             return
-        state = (_parse(known) or ProgressState(task_id=task_id)).at_end(status)
-        if await write_progress(history, state, status.value, expected=known) != "?":
+        before = _parse(known) or ProgressState(task_id=task_id)
+        if before.status is status:
             return
+        state, anew = before.at_end(status), before.is_over
+        if await write_progress(history, state, status.value, anew=anew, expected=known) != "?":
+            return
+
+
+async def restart_progress(history: History, state: ProgressState) -> None:
+    """Store the state of a task in place of the end of an earlier task of its id."""
+    known: Any = await history.redis.hget(history.keys.progress(state.task_id), "state")
+    before = _parse(known)
+    if before is not None and before.is_over:
+        await write_progress(history, state, anew=True, expected=known)
 
 
 async def find_known(functions: Functions, history: History, task_ids: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ from vibetuner.tasks.progress.state import (
     finish_progress,
     read_progress,
     register_watch,
+    restart_progress,
 )
 
 Render = Callable[[ProgressState], str | Awaitable[str]]
@@ -141,7 +142,11 @@ async def _load(task_id: str) -> tuple[ProgressState | None, bool]:
         history = _history()
         state, _ = await read_progress(history, task_id)
         if state is not None and state.is_over:
-            return await _count_parts(history, state), False
+            status = await task_queue.get().status_by_id(task_id)
+            if status not in STATUS:
+                return await _count_parts(history, state), False
+            state = ProgressState(task_id=task_id, status=STATUS[status])  # the id is used again
+            await restart_progress(history, state)
         asked, is_held = await _ask_queue(task_id)
         found = await _combine(history, state, asked)
         return found and await _count_parts(history, found), is_held
