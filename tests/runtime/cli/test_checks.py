@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
+from tests.listeners import open_listener
 from tests.processes import vibetuner
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.diagnosis import diagnose
@@ -43,10 +48,15 @@ class Health(BaseHTTPRequestHandler):
     ],
 )
 def test_a_port_may_be_the_projects_own(
-    stand_in: Callable[..., Path], project: str, level: str, words: str
+    stand_in: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    project: str,
+    level: str,
+    words: str,
 ):
-    """A port in use is a warning, unless the project's own process uses it."""
+    """A port in use is a warning, unless the project's own process uses it; no proxy is asked."""
     stand_in()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
         server.project = project  # type: ignore[attr-defined]
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -58,6 +68,41 @@ def test_a_port_may_be_the_projects_own(
             serving.join()
     assert found.level == level
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"SSH-2.0-OpenSSH_9.6\r\n"],
+        [b"-ERR wrong number of arguments for 'get' command\r\n"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}"],
+        repeat(b" " * 65_536),
+        repeat(b" "),
+    ],
+    ids=["ssh", "Redis", "cut off", "endless", "slow"],
+)
+async def test_a_port_may_be_any_programs(stand_in: Callable[..., Path], pieces: Iterable[bytes]):
+    """Any program may listen on a port, and speak no HTTP or never end."""
+    stand_in()
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read(4096)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.02)
+            writer.close()
+            await writer.wait_closed()
+        ended.set()
+
+    async with open_listener(serve) as port, asyncio.timeout(30):
+        check = partial(check_port, project_info(), port, "web app")
+        (found,) = await asyncio.to_thread(lambda: list(check()))
+        await ended.wait()
+
+    assert found.text == f"{port}, for the web app, is taken by something else"
 
 
 def test_a_folder_without_a_project_has_one_finding(
