@@ -116,6 +116,7 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
         ("DEBUG", "perhaps", "true or false"),
         ("ENVIRONMENT", "staging", "development, test or production"),
         ("REDIS_KEY_PREFIX", "a b", "letters, digits, '-', '_' and '.', with ':' at the end"),
+        ("REDIS_KEY_PREFIX", ":", "letters, digits, '-', '_' and '.', with ':' at the end"),
         ("ALLOWED_HOSTS", "shop.example, a b", "host names with commas between"),
         ("FORWARDED_ALLOW_IPS", "*,nowhere", "addresses and networks with commas between, or *"),
         ("MAIL_FROM", "nobody", "an address such as team@example.com"),
@@ -273,6 +274,21 @@ def test_an_empty_variable_does_not_override_a_file(
     monkeypatch.setenv("SECRET_KEY", "")
 
     assert "from a file" in repr(get_settings().secret_key.get_secret_value())
+
+
+def test_an_empty_secret_file_counts_as_none(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An empty secret file counts as none, like an empty variable."""
+    stand_in()
+    for name in ("secret_key", "debug_access_token", "database_url", "debug"):
+        (tmp_path / name).write_text("\n")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+
+    settings = get_settings()
+
+    assert (settings.secret_key, settings.debug_access_token) == (None, None)
+    assert (settings.database_url, settings.debug) == (None, False)
 
 
 def test_a_secret_that_lies_outside_of_its_folder_is_refused(

@@ -245,8 +245,8 @@ class Settings(BaseModel):
     @field_validator("redis_key_prefix")
     @classmethod
     def _prefix(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.:-]*(\{[\w.:-]+\})?[\w.:-]*", value):
-            raise ValueError("unexpected character")
+        if not re.fullmatch(r"[\w.:-]*(\{[\w.:-]+\})?[\w.:-]*", value) or not value.strip(":"):
+            raise ValueError("no name, or an unexpected character")
         return f"{value.rstrip(':')}:"
 
     @model_validator(mode="before")

@@ -51,14 +51,15 @@ def find_secret(name: str) -> Path | None:
 
 
 def read_secrets(names: Iterable[str]) -> dict[str, str]:
-    """Return the settings that files hold.
+    """Return the settings that files hold; an empty file counts as none.
 
     Raises:
         SettingsError: the folder or a file can't be read, or is a link to outside of the folder;
             the message names it.
     """
     found = _list_secrets()
-    return {name: _read(found[name]) for name in names if name in found}
+    texts = {name: _read(found[name]) for name in names if name in found}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _list_secrets() -> dict[str, Path]:
