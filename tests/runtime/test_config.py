@@ -74,6 +74,7 @@ def test_settings_can_be_replaced_for_a_block():
         ("postgres://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
         ("postgresql://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
         ("postgresql+asyncpg://h/shop", "postgresql+asyncpg://h/shop"),
+        ("postgres://h/shop?a=b&sslmode=require", "postgresql+asyncpg://h/shop?a=b&ssl=require"),
     ],
 )
 def test_a_database_url_gets_the_asynchronous_driver(fresh, given: str, kept: str):

@@ -217,6 +217,8 @@ class Settings(BaseModel):
                 value = f"{driver}{value.removeprefix(plain)}"
         if not value.startswith(tuple(f"{driver}://" for driver in ASYNC_DRIVERS.values())):
             raise ValueError("unknown scheme")
+        if value.startswith("postgresql"):  # hosting companies write libpq's name
+            value = re.sub(r"(?<=[?&])sslmode=", "ssl=", value)
         return _sqlite_below_root(value)
 
     @field_validator("smtp_url")
