@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,12 +22,14 @@ from tests.processes import vibetuner
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.diagnosis import diagnose
 from vibetuner.cli.checks.outside import check_port
-from vibetuner.cli.checks.services import _look_at_redis
+from vibetuner.cli.checks.services import _look_at_redis, check_services
 from vibetuner.cli.services import _print_lines
 from vibetuner.config import Settings
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus
 from vibetuner.embedded.folder import User
 from vibetuner.project import project_info
+from vibetuner.resources.steps import PATIENCE
+from vibetuner.resources.table import PROBE_SECONDS
 
 
 class Health(BaseHTTPRequestHandler):
@@ -113,6 +117,20 @@ def test_a_folder_without_a_project_has_one_finding(
     (found,) = diagnose()
     assert (found.level, found.area) == ("error", "project")
     assert found.text == f"{tmp_path} is in no vibetuner project"
+
+
+async def test_a_silent_database_holds_the_doctor_no_longer_than_its_limit(
+    stand_in: Callable[..., Path],
+):
+    """A PostgreSQL that accepts connections and says nothing takes three seconds, not eleven."""
+    stand_in()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/shop"
+        began = time.monotonic()
+        (found,) = await check_services(Settings(database_url=url), project_info())
+
+    assert "no answer within 3 s" in found.text
+    assert time.monotonic() - began < PROBE_SECONDS + PATIENCE - 1
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1"])

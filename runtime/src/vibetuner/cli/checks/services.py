@@ -33,6 +33,7 @@ from vibetuner.resources.table import (
     probe_one,
     probe_tables,
 )
+from vibetuner.state import for_requests
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
 from vibetuner.tasks.worker import get_worker
 
@@ -75,10 +76,13 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         Finding("note", name, "embedded, and not running", "any command that needs it starts it")
         for name in (one.removesuffix("_url") for one in stopped)
     ]
-    asked = live.model_copy(update=dict.fromkeys(stopped))
-    probes, of_redis, of_mail = await asyncio.gather(
-        probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+    asked = live.model_copy(
+        update={"database_answer_timeout": PROBE_SECONDS} | dict.fromkeys(stopped)
     )
+    with for_requests():  # else a connection that is being made outlasts its check
+        probes, of_redis, of_mail = await asyncio.gather(
+            probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+        )
     for one in probes:
         findings.append(_answered(one))
         if one.setting == "redis_url" and not one.problem:
