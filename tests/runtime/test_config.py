@@ -40,6 +40,31 @@ def test_a_variable_wins_over_the_env_file(stand_in, monkeypatch: pytest.MonkeyP
     assert settings.debug is True
 
 
+def test_white_space_around_a_value_does_not_count(stand_in, monkeypatch: pytest.MonkeyPatch):
+    """White space around a value doesn't count, as a line break at the end of a secret.
+
+    A file of SQLite had a carriage return in its name.
+    """
+    stand_in(env='SECRET_KEY=" in a file "\n')
+    for name, value in {
+        "REDIS_URL": "redis://cache:6379\n",
+        "DATABASE_URL": "sqlite:////tmp/a.db\r",
+        "DEBUG": " true",
+        "ENVIRONMENT": "production\r\n",
+        "MAIL_FROM": " ",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    settings = get_settings()
+
+    assert settings.redis_url == "redis://cache:6379"
+    assert settings.database_url == "sqlite+aiosqlite:////tmp/a.db"
+    assert (settings.debug, settings.environment) == (True, "production")
+    assert settings.mail_from is None
+    assert settings.secret_key
+    assert settings.secret_key.get_secret_value() == "in a file"
+
+
 def test_the_env_file_is_the_projects_wherever_one_stands(
     stand_in, monkeypatch: pytest.MonkeyPatch
 ):

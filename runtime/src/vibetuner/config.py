@@ -35,6 +35,7 @@ from vibetuner.project import (
 from vibetuner.setting_files import (
     check_env_file,
     find_secret,
+    given,
     read_env_file,
     read_secrets,
 )
@@ -323,8 +324,7 @@ def _load_settings() -> Settings:
 
 def _known(variables: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the variables that are settings and not empty, by the settings' names."""
-    lowered = ((name.lower(), value) for name, value in variables.items() if value)
-    return {name: value for name, value in lowered if name in Settings.model_fields}
+    return {name: one for name, one in given(variables).items() if name in Settings.model_fields}
 
 
 def _explain(detail: dict[str, Any], env_file: Path) -> str:

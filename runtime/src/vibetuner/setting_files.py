@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 
@@ -39,6 +39,19 @@ def check_env_file(path: Path) -> None:
 def read_env_file(path: Path) -> dict[str, str | None]:
     """Return the variables of a file, with each ``${NAME}`` replaced; none if there is no file."""
     return dotenv_values(path, encoding="utf-8") if path.exists() else {}
+
+
+def given(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the variables that are not empty, by their names in lower case.
+
+    White space around a value doesn't count: a secret of Kubernetes often ends with a line break,
+    and a line of a file from Windows with a carriage return.
+
+    >>> given({"REDIS_URL": "redis://cache\\n", "DEBUG": " ", "SMTP_URL": None})
+    {'redis_url': 'redis://cache'}
+    """
+    stripped = ((name.lower(), (value or "").strip()) for name, value in variables.items())
+    return {name: value for name, value in stripped if value}
 
 
 # Docker's folder; SECRETS_DIR names another.

@@ -216,9 +216,10 @@ def test_embedded_services_are_refused_in_production(shop: Path, refused: Refuse
     assert re.search(rf"Set, for example:  {name}=(redis|mongodb)://\w+:\d+", line), line
 
 
-def test_production_needs_a_secret(shop: Path, refused: Refused):
+@pytest.mark.parametrize("key", ["", " " * 40])
+def test_production_needs_a_secret(shop: Path, refused: Refused, key: str):
     """Production refuses an empty SECRET_KEY, and names the command that makes one."""
-    line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1")
+    line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1", SECRET_KEY=key)
 
     assert line.startswith("SECRET_KEY is empty, and production signs what it stores. Make one")
 
@@ -231,7 +232,7 @@ def published_key() -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("key", ["x", " " * 40, "changeme" * 6, "ab" * 30, published_key()])
+@pytest.mark.parametrize("key", ["x", "changeme" * 6, "ab" * 30, published_key()])
 def test_production_refuses_a_weak_key(shop: Path, refused: Refused, key: str):
     """Production refuses a weak SECRET_KEY, and names the command that makes one."""
     line = refused(shop, *WORKER, REDIS_URL="redis://127.0.0.1:1", SECRET_KEY=key)
