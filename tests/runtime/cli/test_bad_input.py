@@ -339,6 +339,17 @@ SURPRISE = """
 """
 
 
+@pytest.mark.parametrize("database", ["0\nx", "\x1b[31mx"])
+def test_a_value_in_an_error_breaks_no_line_and_sends_no_command(
+    shop: Path, refused: Refused, database: str
+):
+    """A value that an error shows neither breaks its line nor sends the terminal a command."""
+    line = refused(shop, "tasks", "list", REDIS_URL=f"redis://h/{database}")
+
+    assert line.startswith("REDIS_URL=redis://h/")
+    assert line.isprintable()
+
+
 def test_a_surprise_is_one_line_too_unless_one_is_debugging(tmp_path: Path, refused: Refused):
     """An unexpected error is one line; DEBUG=true, which the line names, shows its traceback."""
     root = write_project(tmp_path / "project", tune=SURPRISE)
