@@ -28,6 +28,13 @@ URLS = [
     "refused api_key=hunter2",
     "{'user': 'ann', 'password': 'hunter2'}",
     '{"stripe_token": "hunter2"}',
+    repr({"password": "it's hunter2"}),
+    repr({"password": 'it\'s "hunter2"', "n": 1}),
+    '{"password": "\\"hunter2\\\\", "n": 1}',
+    "{'token': b'hunter2'}",
+    "SECRET_KEY=hunter2",
+    "Command '['dump', '--token=hunter2']' returned non-zero exit status 1.",
+    "{'private_key': 'hunter2'}",
     "Authorization: Bearer hunter2",
     "{'authorization': 'Basic hunter2'}",
 ]

@@ -40,6 +40,31 @@ def test_a_variable_wins_over_the_env_file(stand_in, monkeypatch: pytest.MonkeyP
     assert settings.debug is True
 
 
+def test_white_space_around_a_value_does_not_count(stand_in, monkeypatch: pytest.MonkeyPatch):
+    """White space around a value doesn't count, as a line break at the end of a secret.
+
+    A file of SQLite had a carriage return in its name.
+    """
+    stand_in(env='SECRET_KEY=" in a file "\n')
+    for name, value in {
+        "REDIS_URL": "redis://cache:6379\n",
+        "DATABASE_URL": "sqlite:////tmp/a.db\r",
+        "DEBUG": " true",
+        "ENVIRONMENT": "production\r\n",
+        "MAIL_FROM": " ",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    settings = get_settings()
+
+    assert settings.redis_url == "redis://cache:6379"
+    assert settings.database_url == "sqlite+aiosqlite:////tmp/a.db"
+    assert (settings.debug, settings.environment) == (True, "production")
+    assert settings.mail_from is None
+    assert settings.secret_key
+    assert settings.secret_key.get_secret_value() == "in a file"
+
+
 def test_the_env_file_is_the_projects_wherever_one_stands(
     stand_in, monkeypatch: pytest.MonkeyPatch
 ):
@@ -74,6 +99,7 @@ def test_settings_can_be_replaced_for_a_block():
         ("postgres://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
         ("postgresql://u:p@h/shop", "postgresql+asyncpg://u:p@h/shop"),
         ("postgresql+asyncpg://h/shop", "postgresql+asyncpg://h/shop"),
+        ("postgres://h/shop?a=b&sslmode=require", "postgresql+asyncpg://h/shop?a=b&ssl=require"),
     ],
 )
 def test_a_database_url_gets_the_asynchronous_driver(fresh, given: str, kept: str):
@@ -116,6 +142,7 @@ def test_the_prefix_is_a_hash_tag_in_a_cluster(fresh):
         ("DEBUG", "perhaps", "true or false"),
         ("ENVIRONMENT", "staging", "development, test or production"),
         ("REDIS_KEY_PREFIX", "a b", "letters, digits, '-', '_' and '.', with ':' at the end"),
+        ("REDIS_KEY_PREFIX", ":", "letters, digits, '-', '_' and '.', with ':' at the end"),
         ("ALLOWED_HOSTS", "shop.example, a b", "host names with commas between"),
         ("FORWARDED_ALLOW_IPS", "*,nowhere", "addresses and networks with commas between, or *"),
         ("MAIL_FROM", "nobody", "an address such as team@example.com"),
@@ -273,6 +300,21 @@ def test_an_empty_variable_does_not_override_a_file(
     monkeypatch.setenv("SECRET_KEY", "")
 
     assert "from a file" in repr(get_settings().secret_key.get_secret_value())
+
+
+def test_an_empty_secret_file_counts_as_none(
+    stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An empty secret file counts as none, like an empty variable."""
+    stand_in()
+    for name in ("secret_key", "debug_access_token", "database_url", "debug"):
+        (tmp_path / name).write_text("\n")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+
+    settings = get_settings()
+
+    assert (settings.secret_key, settings.debug_access_token) == (None, None)
+    assert (settings.database_url, settings.debug) == (None, False)
 
 
 def test_a_secret_that_lies_outside_of_its_folder_is_refused(

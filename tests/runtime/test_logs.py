@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from io import StringIO
+from uuid import UUID
 
 import anyio
 import pytest
@@ -140,15 +141,29 @@ def test_a_task_logger_writes_what_a_logger_writes():
 
 
 def test_a_task_logger_is_silent_where_its_logger_is():
-    """TaskLogger obeys the level of the loggers above its own."""
-    out = log_to(StringIO())
+    """TaskLogger obeys the level of the loggers above its own, and that of the handler."""
+    out = log_to(StringIO(), as_json=True)
     logging.getLogger("shop").setLevel(logging.WARNING)
     try:
         TaskLogger(logger).info("0123456789abcdef", "hello")
     finally:
         logging.getLogger("shop").setLevel(logging.NOTSET)
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)
+    TaskLogger(logger).info("0123456789abcdef", "hello")
 
     assert not out.getvalue()
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize("task_id", [0, 7, UUID(int=7)])
+def test_a_project_may_name_tasks_of_its_own(as_json: bool, task_id: object):
+    """A line that names a task by something other than a text is written with that."""
+    out = log_to(StringIO(), as_json=as_json)
+
+    logger.info("ticked off", extra={"task_id": task_id})
+
+    shown = f'"task_id": "{task_id}"' if as_json else f"[{str(task_id)[:8]}] ticked off"
+    assert shown in out.getvalue()
 
 
 def test_lines_that_are_logged_together_are_written_in_one_piece():

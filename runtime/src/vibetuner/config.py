@@ -32,7 +32,7 @@ from vibetuner.project import (
     project_info,
     project_root,
 )
-from vibetuner.setting_files import check_env_file, find_secret, read_env_file, read_secrets
+from vibetuner.setting_files import check_env_file, find_secret, given, read_env_file, read_secrets
 from vibetuner.state import Slot
 
 __all__ = [
@@ -212,6 +212,8 @@ class Settings(BaseModel):
                 value = f"{driver}{value.removeprefix(plain)}"
         if not value.startswith(tuple(f"{driver}://" for driver in ASYNC_DRIVERS.values())):
             raise ValueError("unknown scheme")
+        if value.startswith("postgresql"):  # hosting companies write libpq's name
+            value = re.sub(r"(?<=[?&])sslmode=", "ssl=", value)
         return _sqlite_below_root(value)
 
     @field_validator("smtp_url")
@@ -240,8 +242,8 @@ class Settings(BaseModel):
     @field_validator("redis_key_prefix")
     @classmethod
     def _prefix(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.:-]*(\{[\w.:-]+\})?[\w.:-]*", value):
-            raise ValueError("unexpected character")
+        if not re.fullmatch(r"[\w.:-]*(\{[\w.:-]+\})?[\w.:-]*", value) or not value.strip(":"):
+            raise ValueError("no name, or an unexpected character")
         return f"{value.rstrip(':')}:"
 
     @model_validator(mode="before")
@@ -316,8 +318,7 @@ def _load_settings() -> Settings:
 
 def _known(variables: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the variables that are settings and not empty, by the settings' names."""
-    lowered = ((name.lower(), value) for name, value in variables.items() if value)
-    return {name: value for name, value in lowered if name in Settings.model_fields}
+    return {name: one for name, one in given(variables).items() if name in Settings.model_fields}
 
 
 def _explain(detail: dict[str, Any], env_file: Path) -> str:

@@ -72,11 +72,11 @@ __all__ = [
 USERINFO = re.compile(
     r"""(?<=://)(?!user:password@[^\s@]*(?:\s|$))(?:[^\s<>"']*:(?!\d+/)[^\s<>"']*|[^\s<>"'/]+)@"""
 )
-NAME = r"(?:\w+[_-])?(?:password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key)"
+NAME = r"(?:\w+[_-])?(?:password|passwd|pwd|token|secret|(?:api|access|private|secret)[_-]?key)"
 # In URLs and settings; in a dict or in JSON, unless masked by inspect/shown.py; in a header.
 SECRET_VALUE = re.compile(
-    rf"""(?i)((?:(?<=[?&;\s])|^){NAME}=)[^\s&;,"'<>)]+"""
-    rf"""|(["']{NAME}["']: ?["'])[^"'•]+"""
+    rf"""(?i)((?:(?<=[?&;\s"'-])|^){NAME}=)[^\s&;,"'<>)]+"""
+    rf"""|(["']{NAME}["']: ?b?")(?:[^"\\•]|\\.)+|(["']{NAME}["']: ?b?')(?:[^'\\•]|\\.)+"""
     r"""|(\bauthorization["']?: ?["']?(?:basic|bearer) )[^\s"']+"""
 )
 # A text without any of these, as most are, need not be searched for values.
@@ -251,7 +251,7 @@ def mask_secrets(text: str) -> str:
     if "=" in text or ":" in text:
         lowered = text.lower()
         if any(word in lowered for word in SECRET_WORDS):
-            return SECRET_VALUE.sub(r"\1\2\3***", text)
+            return SECRET_VALUE.sub(r"\1\2\3\4***", text)
     return text
 
 

@@ -133,7 +133,7 @@ def _json_output(logger: logging.Logger) -> tuple[LineHandler, JsonFormatter] | 
     formatter = handler.formatter
     if type(handler) is not LineHandler or type(formatter) is not JsonFormatter:
         return None
-    return None if handler.filters else (handler, formatter)
+    return None if handler.filters or handler.level > logging.INFO else (handler, formatter)
 
 
 class _Held(threading.local):
@@ -296,8 +296,8 @@ class JsonFormatter(logging.Formatter):
 
 def _task_of(record: logging.LogRecord) -> str | None:
     """Return the task that a line is about: the one it names, else the one that runs."""
-    named: str | None = record.__dict__.get("task_id")
-    return named or task_id_source.get()()
+    named: object = record.__dict__.get("task_id")  # a project may give a number
+    return task_id_source.get()() if named is None or named == "" else str(named)
 
 
 def format_traceback(error: BaseException) -> str:

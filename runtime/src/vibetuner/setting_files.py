@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 
@@ -41,6 +41,19 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     return dotenv_values(path, encoding="utf-8") if path.exists() else {}
 
 
+def given(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the variables that are not empty, by their names in lower case.
+
+    White space around a value doesn't count: a secret of Kubernetes often ends with a line break,
+    and a line of a file from Windows with a carriage return.
+
+    >>> given({"REDIS_URL": "redis://cache\\n", "DEBUG": " ", "SMTP_URL": None})
+    {'redis_url': 'redis://cache'}
+    """
+    stripped = ((name.lower(), (value or "").strip()) for name, value in variables.items())
+    return {name: value for name, value in stripped if value}
+
+
 # Docker's folder; SECRETS_DIR names another.
 DEFAULT_DIR = "/run/secrets"
 
@@ -51,14 +64,15 @@ def find_secret(name: str) -> Path | None:
 
 
 def read_secrets(names: Iterable[str]) -> dict[str, str]:
-    """Return the settings that files hold.
+    """Return the settings that files hold; an empty file counts as none.
 
     Raises:
         SettingsError: the folder or a file can't be read, or is a link to outside of the folder;
             the message names it.
     """
     found = _list_secrets()
-    return {name: _read(found[name]) for name in names if name in found}
+    texts = {name: _read(found[name]) for name in names if name in found}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _list_secrets() -> dict[str, Path]:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
+from tests.listeners import open_listener
 from tests.processes import vibetuner
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.checks.diagnosis import diagnose
 from vibetuner.cli.checks.outside import check_port
-from vibetuner.cli.checks.services import _look_at_redis
+from vibetuner.cli.checks.services import _look_at_redis, check_services
 from vibetuner.cli.services import _print_lines
 from vibetuner.config import Settings
 from vibetuner.embedded.control import ServicesStatus, ServiceStatus
 from vibetuner.embedded.folder import User
 from vibetuner.project import project_info
+from vibetuner.resources.steps import PATIENCE
+from vibetuner.resources.table import PROBE_SECONDS
 
 
 class Health(BaseHTTPRequestHandler):
@@ -43,10 +52,15 @@ class Health(BaseHTTPRequestHandler):
     ],
 )
 def test_a_port_may_be_the_projects_own(
-    stand_in: Callable[..., Path], project: str, level: str, words: str
+    stand_in: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    project: str,
+    level: str,
+    words: str,
 ):
-    """A port in use is a warning, unless the project's own process uses it."""
+    """A port in use is a warning, unless the project's own process uses it; no proxy is asked."""
     stand_in()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
         server.project = project  # type: ignore[attr-defined]
         serving = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -60,6 +74,42 @@ def test_a_port_may_be_the_projects_own(
     assert words in found.text
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"SSH-2.0-OpenSSH_9.6\r\n"],
+        [b"-ERR wrong number of arguments for 'get' command\r\n"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000],
+        repeat(b" " * 65_536),
+        repeat(b" "),
+    ],
+    ids=["ssh", "Redis", "cut off", "nested", "endless", "slow"],
+)
+async def test_a_port_may_be_any_programs(stand_in: Callable[..., Path], pieces: Iterable[bytes]):
+    """Any program may listen on a port, and speak no HTTP or never end."""
+    stand_in()
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read(4096)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.02)
+            writer.close()
+            await writer.wait_closed()
+        ended.set()
+
+    async with open_listener(serve) as port, asyncio.timeout(30):
+        check = partial(check_port, project_info(), port, "web app")
+        (found,) = await asyncio.to_thread(lambda: list(check()))
+        await ended.wait()
+
+    assert found.text == f"{port}, for the web app, is taken by something else"
+
+
 def test_a_folder_without_a_project_has_one_finding(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -68,6 +118,20 @@ def test_a_folder_without_a_project_has_one_finding(
     (found,) = diagnose()
     assert (found.level, found.area) == ("error", "project")
     assert found.text == f"{tmp_path} is in no vibetuner project"
+
+
+async def test_a_silent_database_holds_the_doctor_no_longer_than_its_limit(
+    stand_in: Callable[..., Path],
+):
+    """A PostgreSQL that accepts connections and says nothing takes three seconds, not eleven."""
+    stand_in()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/shop"
+        began = time.monotonic()
+        (found,) = await check_services(Settings(database_url=url), project_info())
+
+    assert "no answer within 3 s" in found.text
+    assert time.monotonic() - began < PROBE_SECONDS + PATIENCE - 1
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1"])

@@ -239,6 +239,23 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, url: str):
     assert db(project, "upgrade", "check").count("upgraded to ") == 2
 
 
+def test_a_migration_that_fails_after_a_commit_of_its_own_is_told_apart(
+    tmp_path: Path, postgres: str
+):
+    """Of a migration that fails after an `autocommit_block()`, the error says that a part stays."""
+    project = make_project(tmp_path, make_database(postgres))
+    db(project, "revision Start")
+    revision_with(
+        project,
+        "with op.get_context().autocommit_block():\n"
+        '        op.execute("CREATE INDEX CONCURRENTLY ix ON customer (id)")\n'
+        '    op.execute("INSERT INTO nowhere VALUES (1)")',
+    )
+    refused = db(project, "upgrade")
+
+    assert refused.startswith("error: A migration has failed, and what was committed stays: ")
+
+
 def test_the_second_of_two_concurrent_upgrades_waits(tmp_path: Path, url: str):
     """Of two concurrent upgrades, as of replicas, the second waits; each migration runs once."""
     project = make_project(tmp_path, url)

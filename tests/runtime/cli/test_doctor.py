@@ -105,6 +105,17 @@ def test_the_documented_rights_are_enough_for_the_doctor(tmp_path: Path, server:
     assert "allow it:  ACL SETUSER ann +type" in cures
 
 
+def test_a_server_that_allows_only_scripts_is_fine(tmp_path: Path, server: Valkey):
+    """Of a server that refuses functions, the doctor doesn't say that others replace ours."""
+    rules = ["~*", "&*", "+@all", "-function", "-fcall"]
+    ask(parse_url(server.url), ["ACL", "SETUSER", "ann", "on", ">x", *rules])
+    url = server.url.replace("://", "://ann:x@")
+    shop = write_shop(tmp_path / "shop")
+    done = run_vibetuner("doctor", "--json", folder=shop, seconds=60, REDIS_URL=url)
+    found = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "Redis"]
+    assert [one["level"] for one in found] == ["ok", "ok"]
+
+
 @pytest.mark.parametrize(("percent", "level"), [(95, "warning"), (150, "error")])
 def test_the_doctor_reports_how_full_the_memory_is(
     tmp_path: Path, server: Valkey, percent: int, level: str

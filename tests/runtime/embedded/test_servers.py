@@ -138,14 +138,22 @@ def test_a_record_with_a_wrong_port_counts_as_missing(tmp_path: Path, port: Any)
 
 
 def test_a_look_at_the_services_starts_none(tmp_path: Path):
-    """A look at the services returns the URLs of running ones, and starts none."""
+    """A look at the services returns the URLs of running ones, and starts none.
+
+    A keeper that was killed, also by the end of the machine, leaves a record of running servers.
+    """
     settings = Settings(redis_url="embedded", mongodb_url="embedded")
     with using_data_dir(tmp_path / ".vibetuner"):
         assert running_services(settings) == settings
 
+        folder = make_folder(tmp_path)
         running = {"redis": ServiceRecord("running", port=7001), "mongodb": ServiceRecord()}
-        write_record(make_folder(tmp_path), Record(1, running))
+        write_record(folder, Record(1, running))
+        assert running_services(settings) == settings
+        keeper = try_lock(folder.keeper_lock)
+        assert keeper is not None
         seen = running_services(settings)
+        os.close(keeper)
 
     assert (seen.redis_url, seen.mongodb_url) == ("redis://127.0.0.1:7001", "embedded")
     record = Folder.of(tmp_path).record

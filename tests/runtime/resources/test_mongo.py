@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
+import time
 import warnings
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,8 +24,15 @@ from vibetuner.config import Settings
 from vibetuner.embedded import Lease
 from vibetuner.errors import ServiceUnavailable
 from vibetuner.models import UserModel
-from vibetuner.resources.mongo import check, open_database, open_mongo, unreachable
+from vibetuner.resources.mongo import (
+    CONNECT_MS,
+    check,
+    open_database,
+    open_mongo,
+    unreachable,
+)
 from vibetuner.resources.slots import mongo_database
+from vibetuner.resources.steps import PATIENCE
 
 APP = VibetunerApp()
 
@@ -168,6 +177,25 @@ async def test_a_call_that_is_cut_off_while_it_connects_leaves_no_socket_open(se
         gc.collect()
     found = [str(one.message) for one in caught]
     assert [one for one in found if "socket" in one.lower()] == []
+
+
+@pytest.mark.slow
+async def test_a_handshake_of_tls_has_the_limit_of_a_connection():
+    """A server that is silent in the handshake of TLS is given up after five seconds."""
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        warnings.simplefilter("always", ResourceWarning)
+        url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/?tls=true"
+        began = time.monotonic()
+        with pytest.raises(ServiceUnavailable):
+            await check(Settings(mongodb_url=url))
+        took = time.monotonic() - began
+        gc.collect()
+
+    assert took < CONNECT_MS / 1000 + PATIENCE - 1
+    assert [str(one.message) for one in caught] == []
 
 
 @pytest.mark.process

@@ -170,6 +170,10 @@ async def test_without_a_url_or_a_lifespan_the_cure_is_named(fresh: None):
         ("sqlite:////dev/null/app.db", "(Not a directory|File exists)"),
         ("sqlite:////proc/app.db", "unable to open database file"),
         ("postgresql://ann:hunter2@127.0.0.1:port/x", "invalid literal for int"),
+        ("postgresql://ann:hunter2@127.0.0.1:99999/x", "port must be 0-65535"),
+        ("postgresql://ann:hunter2@127.0.0.1:1/x?channel_binding=require", "'channel_binding'"),
+        ("postgresql://ann:hunter2@127.0.0.1:1/x?timeout=soon", "unsupported operand type"),
+        (f"postgresql://ann:hunter2@{'a' * 64}/x", "label (empty or )?too long"),
     ],
 )
 async def test_a_database_that_cannot_be_used_is_one_line(
@@ -201,8 +205,9 @@ async def test_a_driver_that_is_not_installed_is_named_with_the_cure(
 
 
 async def test_postgresql_is_used_like_sqlite(postgres: str):
-    """PostgreSQL is used by the same calls as SQLite."""
-    settings = Settings(database_url=postgres.replace("+asyncpg", ""))
+    """PostgreSQL is used by the same calls as SQLite, also with libpq's option for TLS."""
+    url = f"{postgres.replace('+asyncpg', '')}?sslmode=prefer"
+    settings = Settings(database_url=url)
     assert await create_schema(settings, MODELS) == ["shelf", "book"]
     async with open_sql(settings):
         async with open_session() as session:

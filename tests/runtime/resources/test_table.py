@@ -41,6 +41,19 @@ async def test_a_failed_check_names_its_resource(
         await resource.check(Settings(**broken))
 
 
+@pytest.mark.parametrize("name", ["Redis", "MongoDB"])
+async def test_an_embedded_server_that_does_not_run_is_named(fresh: None, name: str):
+    """A check of an embedded server that nothing has started names the command that shows why."""
+    (resource,) = (one for one in RESOURCES if one.name == name)
+    with pytest.raises(ServiceUnavailable) as refused:
+        await resource.check(Settings(**{resource.setting: "embedded"}))
+
+    assert str(refused.value) == (
+        f"Embedded {name} can't be used: it is not running. "
+        "See its state and its log:  vibetuner services status"
+    )
+
+
 async def test_a_limit_that_passes_at_any_point_of_a_check_is_reported(tmp_path: Path):
     """A check that its limit cuts off, even while it closes the connection, is not cancelled.
 

@@ -62,6 +62,8 @@ def test_a_message_has_both_parts_in_reading_order():
         ("rows.csv", "text/csv"),
         ("photo.jpeg", "image/jpeg"),
         ("what", "application/octet-stream"),
+        ("rows.csv.gz", "application/octet-stream"),
+        ("answer.eml", "application/octet-stream"),
     ],
 )
 def test_a_file_arrives_as_it_was(name, kind):

@@ -93,7 +93,7 @@ def _settings() -> tuple[str, str, str]:
     from vibetuner.errors import NotConfigured, SettingsError, explain_embedded
     from vibetuner.project import find_root, key_prefix
     from vibetuner.redis import REDIS_MISSING
-    from vibetuner.setting_files import check_env_file, read_env_file, read_secrets
+    from vibetuner.setting_files import check_env_file, given, read_env_file, read_secrets
 
     root = find_root()
     env_file = (root or Path.cwd()) / ".env"
@@ -101,7 +101,7 @@ def _settings() -> tuple[str, str, str]:
     names = ("redis_url", "redis_key_prefix", "environment")
     values = read_secrets(names)
     for variables in (read_env_file(env_file), os.environ):
-        values |= {name.lower(): value for name, value in variables.items() if value}
+        values |= given(variables)
     url, prefix, environment = map(values.get, names)
     if url == "embedded":
         if environment == "production":

@@ -110,7 +110,9 @@ def _complaining(stderr: TextIO) -> Iterator[None]:
         known = find_known(error)
         if known is None and os.environ.get("DEBUG", "").lower() in {"1", "true", "yes", "on"}:
             raise
-        line = f"error: {mask_secrets(str(known or _surprise(error)))}\n"
+        from vibetuner.cli.console import one_line
+
+        line = f"error: {one_line(mask_secrets(str(known or _surprise(error))))}\n"
         with suppress(OSError):
             if stderr.closed:
                 os.write(2, line.encode())

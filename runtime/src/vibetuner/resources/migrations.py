@@ -170,6 +170,7 @@ class Migrations:
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Turn errors of Alembic, and of a migration, into ours."""
+        begun = self._config.attributes["begun"] = list[Connection]()
         try:
             with warnings.catch_warnings():
                 # Of a broken chain Alembic only warns, and then fails, or names a wrong cure.
@@ -196,8 +197,10 @@ class Migrations:
             message = first_line(error).rstrip(".")
             raise CommandError(f"{message}. {cure or 'See:  vibetuner db --help'}") from error
         except SQLAlchemyError as error:
+            # An autocommit_block() commits what came before it, and begins again.
+            changed = "nothing was changed" if len(begun) <= 1 else "what was committed stays"
             raise CommandError(
-                f"A migration has failed, and nothing was changed: {first_line(error)}. Correct it"
+                f"A migration has failed, and {changed}: {first_line(error)}. Correct it"
             ) from error
         except Exception as error:
             if located := locate(error, Path(self._scripts.versions)):
@@ -236,6 +239,7 @@ async def _run_online(settings: Settings, url: str | None, options: dict[str, An
 
 def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None:
     """Run all migrations in one transaction, so that a failed one changes nothing."""
+    event.listen(connection, "begin", context.config.attributes.get("begun", []).append)
     context.configure(connection=connection, **options)
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":

@@ -131,12 +131,18 @@ def _make_client(settings: Settings) -> AsyncMongoClient[dict[str, Any]]:
         raise ServiceUnavailable(unreachable(settings, error)) from error
 
 
-async def _connect_whole(*arguments: Any) -> Any:
+async def _connect_whole(address: Any, options: Any, *more: Any) -> Any:
     """Make a connection, even if the caller is cancelled meanwhile, whose next step closes it.
 
     PyMongo would leave its socket to the garbage collector, which warns in any test that runs then.
+    Its time limit does not cover the handshake of TLS, for which asyncio waits for a minute.
     """
-    return await finish(pool_shared._configured_protocol_interface(*arguments))  # noqa: SLF001
+
+    async def connect() -> Any:
+        async with asyncio.timeout(options.connect_timeout):
+            return await pool_shared._configured_protocol_interface(address, options, *more)  # noqa: SLF001
+
+    return await finish(connect())
 
 
 async def _wait_for(work: Coroutine[Any, Any, T], seconds: float | None) -> T:

@@ -204,6 +204,8 @@ def _shield(engine: AsyncEngine) -> None:
 def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -> None:
     """Raise ServiceUnavailable if a server can't be reached, refuses, is lost, or is late.
 
+    Also if asyncpg can't use a part of the URL: a port, a host, the name or the type of an option.
+
     asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError for
     the next two. If its answers have a limit, it raises TimeoutError for the last, which SQLAlchemy
     does not treat as a lost connection, and for which it calls no event in ``connect`` and ping.
@@ -233,7 +235,7 @@ def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -
             if not has_limit:
                 raise
             raise outage(error) from None
-        except OSError as error:
+        except (OSError, TypeError, ValueError, OverflowError) as error:  # of the URL's parts
             raise outage(error) from error
 
     def ping(dbapi_connection: Any) -> bool:

@@ -11,8 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from vibetuner.app import VibetunerApp
-from vibetuner.config import Settings
-from vibetuner.errors import VibetunerError, cure_of_scheme, first_few
+from vibetuner.config import EMBEDDED, Settings
+from vibetuner.errors import (
+    ServiceUnavailable,
+    VibetunerError,
+    cure_of_scheme,
+    explain_unusable,
+    first_few,
+)
 from vibetuner.project import project_info
 from vibetuner.redis import REDIS_MISSING
 from vibetuner.resources.slots import MONGO_MISSING, SQL_MISSING
@@ -56,6 +62,13 @@ class Resource:
 
     async def check(self, settings: Settings) -> None:
         """Make one round trip; raise ServiceUnavailable if there is no answer."""
+        if getattr(settings, self.setting) == EMBEDDED:  # nothing has started it
+            environment, name = settings.environment, self.setting.upper()
+            raise ServiceUnavailable(
+                explain_unusable(
+                    self.name, name, EMBEDDED, "it is not running", environment=environment
+                )
+            )
         await cast("Check", import_module(self.module).check)(settings)
 
 

@@ -60,10 +60,25 @@ def compose(  # noqa: PLR0913 - the parts of a message, by name
             "Email: the content holds half a character (a lone surrogate). Decode it as UTF-8"
         ) from None
     for name, content in attachments:
-        maintype, _, subtype = (guess_type(name)[0] or "application/octet-stream").partition("/")
+        maintype, subtype = _type_of(name)
         filename = one_line("attachments", name)
         message.add_attachment(content, maintype=maintype, subtype=subtype, filename=filename)
     return message
+
+
+def _type_of(name: str) -> tuple[str, str]:
+    """Return the type of a file for a part in Base64.
+
+    >>> _type_of("report.pdf"), _type_of("report.csv.gz"), _type_of("answer.eml")
+    (('application', 'pdf'), ('application', 'octet-stream'), ('application', 'octet-stream'))
+    """
+    guessed, encoding = guess_type(name)
+    maintype, _, subtype = (guessed or "").partition("/")
+    # Base64 is not allowed for a message or a multipart, so its content would not be decoded; a
+    # compressed file is not of the type that it has once it is decompressed.
+    if not subtype or encoding or maintype in {"message", "multipart"}:
+        return "application", "octet-stream"
+    return maintype, subtype
 
 
 def mailbox(field: str, value: str) -> Address:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from urllib.request import urlopen
 
 from vibetuner.cli.checks import Finding
 from vibetuner.cli.template_news import (
@@ -23,6 +23,8 @@ from vibetuner.errors import CommandError
 from vibetuner.project import ProjectInfo
 
 PORTS = {8000: "web app", 11111: "monitor"}
+PORT_SECONDS = 1.5
+MOST_BYTES = 65_536
 
 
 def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
@@ -38,13 +40,31 @@ def check_port(project: ProjectInfo, port: int, what: str) -> Iterator[Finding]:
 
 def _owner(port: int) -> str | None:
     """Return the project that answers on a port; None if nothing listens."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3) as connection:
         try:
-            with urlopen(f"http://127.0.0.1:{port}/health", timeout=1.5) as answer:
-                return str(json.load(answer).get("project", ""))
-        except (OSError, ValueError, AttributeError):
+            body = _ask_health(connection).partition(b"\r\n\r\n")[2]
+            return str(json.loads(body).get("project", ""))
+        except (OSError, ValueError, AttributeError, RecursionError):
             return ""
     return None
+
+
+def _ask_health(connection: socket.socket) -> bytes:
+    """Return the beginning of the response to GET /health.
+
+    Anything may listen on the port. A library would ask a proxy, follow redirects, and read on as
+    long as something arrives.
+    """
+    deadline = time.monotonic() + PORT_SECONDS
+    host = b"Host: 127.0.0.1:%d" % connection.getpeername()[1]
+    connection.sendall(b"GET /health HTTP/1.1\r\n%b\r\nConnection: close\r\n\r\n" % host)
+    response = b""
+    while len(response) < MOST_BYTES:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        if not (piece := connection.recv(MOST_BYTES)):
+            break
+        response += piece
+    return response
 
 
 SECONDS = 2.5

@@ -11,7 +11,7 @@ from coredis.exceptions import RedisError
 
 from vibetuner.cli.checks import Finding, Level, grave, uncapitalized
 from vibetuner.config import Settings
-from vibetuner.errors import VibetunerError, counted, first_line
+from vibetuner.errors import VibetunerError, counted
 from vibetuner.loader import load_project
 from vibetuner.project import ProjectInfo, code_digest, worker_command
 from vibetuner.redis.client import make_client, ungrouped
@@ -167,7 +167,8 @@ def judge_server(
     """Return findings about a server's settings that would lose tasks, or refuse them.
 
     ``info`` and ``config`` are its replies to INFO and CONFIG GET, which may be forbidden;
-    ``library`` is the code of the engine's functions there, and None if there are none.
+    ``library`` is the code of the engine's functions there, and None if there are none
+    to see.
     """
     version = str(info.get("redis_version", "0"))
     findings = []
@@ -310,7 +311,7 @@ async def _config(redis: Redis[str]) -> dict[str, str]:
 async def _library(redis: Redis[str]) -> str | None:
     try:
         found: Any = await redis.function_list("streaq", withcode=True)
-    except RedisError as error:
-        return first_line(error)
+    except RedisError:  # it allows only scripts
+        return None
     library = dict(found).get("streaq") if found else None
     return str(library["library_code"]) if library else None

@@ -25,6 +25,7 @@ from vibetuner.project import ProjectInfo
 from vibetuner.redis.client import innermost
 from vibetuner.redis.url import parse_url
 from vibetuner.resources import table
+from vibetuner.state import for_requests
 from vibetuner.tasks.registry import find_problems, find_warnings, import_tasks
 from vibetuner.tasks.worker import get_worker
 
@@ -67,10 +68,13 @@ async def check_services(settings: Settings, project: ProjectInfo) -> list[Findi
         Finding("note", name, "embedded, and not running", "any command that needs it starts it")
         for name in (one.removesuffix("_url") for one in stopped)
     ]
-    asked = live.model_copy(update=dict.fromkeys(stopped))
-    probes, of_redis, of_mail = await asyncio.gather(
-        table.probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+    asked = live.model_copy(
+        update={"database_answer_timeout": table.PROBE_SECONDS} | dict.fromkeys(stopped)
     )
+    with for_requests():  # else a connection that is being made outlasts its check
+        probes, of_redis, of_mail = await asyncio.gather(
+            table.probe(asked), _look_at_redis(asked, project), _look_at_mail(asked)
+        )
     for one in probes:
         findings.append(_answered(one))
         if one.setting == "redis_url" and not one.problem:
