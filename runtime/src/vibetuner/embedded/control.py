@@ -155,6 +155,8 @@ def running_services(settings: Settings) -> Settings:
     folder = Folder.of(services_root())
     with file_errors(folder):
         record = read_record(folder)
+        if not is_held(folder.keeper_lock):
+            record = record.stopped()
     urls = {SETTINGS[name]: record.url(name) for name in services}
     return settings.model_copy(update={field: url for field, url in urls.items() if url})
 
