@@ -196,8 +196,12 @@ class Migrations:
             message = first_line(error).rstrip(".")
             raise CommandError(f"{message}. {cure or 'See:  vibetuner db --help'}") from error
         except SQLAlchemyError as error:
+            reason = first_line(error)
+            # SQLite and PostgreSQL, about a new column without a value for the rows that are there.
+            lacks_default = "default value NULL" in reason or "contains null values" in reason
+            cure = 'Give the new column a server_default="..."' if lacks_default else "Correct it"
             raise CommandError(
-                f"A migration has failed, and nothing was changed: {first_line(error)}. Correct it"
+                f"A migration has failed, and nothing was changed: {reason}. {cure}"
             ) from error
         except Exception as error:
             if located := locate(error, Path(self._scripts.versions)):
