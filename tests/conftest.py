@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Return two workers a core, because many tests wait for a process or a clock.
+    """Return three workers a core, because many tests wait for a process or a clock.
 
     A run without processes gets one per core: its tests don't wait, and each worker takes seconds
     to collect them.
@@ -47,7 +47,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     cores = os.cpu_count() or 2
-    return cores if "not process" in config.option.markexpr else cores * 2
+    return cores if "not process" in config.option.markexpr else cores * 3
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,7 +43,7 @@ STARTERS = re.compile(
 )
 MARKED = re.compile(r"^pytestmark = .*\.(?:process|slow)\b", re.MULTILINE)
 # The files that take longest come first, so that no core is idle at the end.
-LONGEST = ("template", "e2e", "docs", "tour", "cli", "testing")
+LONGEST = ("template", "e2e", "docs", "tour", "cli", "invoice_desk", "testing")
 # Folders whose files use one project or one set of processes; each worker would start its own.
 TOGETHER = ("tests/e2e/", "tests/tour/")
 

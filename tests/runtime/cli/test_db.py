@@ -256,6 +256,17 @@ def test_a_migration_that_fails_after_a_commit_of_its_own_is_told_apart(
     assert refused.startswith("error: A migration has failed, and what was committed stays: ")
 
 
+def test_a_new_column_without_a_value_for_rows_is_refused_with_its_cure(tmp_path: Path, url: str):
+    """A column that can't be null, in a table with rows, needs what the error names."""
+    project = make_project(tmp_path, url)
+    db(project, "revision Start")
+    rows = "INSERT INTO customer (id, name, status) VALUES (1, 'Ann', 'OPEN')"
+    column = 'sa.Column("note", sa.Text, nullable=False)'
+    revision_with(project, f'op.execute("{rows}"); op.add_column("customer", {column})')
+
+    assert db(project, "upgrade").strip().endswith('. Give the new column a server_default="..."')
+
+
 def test_the_second_of_two_concurrent_upgrades_waits(tmp_path: Path, url: str):
     """Of two concurrent upgrades, as of replicas, the second waits; each migration runs once."""
     project = make_project(tmp_path, url)

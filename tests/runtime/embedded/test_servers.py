@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def make_folder(root: Path) -> Folder:
     folder = Folder.of(root)
     folder.path.mkdir(parents=True)
     return folder
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    descriptor = try_lock(lock)
+    assert descriptor is not None
+    yield
+    os.close(descriptor)
 
 
 def bring_to(server: Valkey, state: str, until: Until) -> None:
@@ -140,7 +149,7 @@ def test_a_record_with_a_wrong_port_counts_as_missing(tmp_path: Path, port: Any)
 def test_a_look_at_the_services_starts_none(tmp_path: Path):
     """A look at the services returns the URLs of running ones, and starts none.
 
-    A keeper that was killed, also by the end of the machine, leaves a record of running servers.
+    The record of a keeper that has ended, as by a reboot, names no running service.
     """
     settings = Settings(redis_url="embedded", mongodb_url="embedded")
     with using_data_dir(tmp_path / ".vibetuner"):
@@ -149,12 +158,11 @@ def test_a_look_at_the_services_starts_none(tmp_path: Path):
         folder = make_folder(tmp_path)
         running = {"redis": ServiceRecord("running", port=7001), "mongodb": ServiceRecord()}
         write_record(folder, Record(1, running))
-        assert running_services(settings) == settings
-        keeper = try_lock(folder.keeper_lock)
-        assert keeper is not None
-        seen = running_services(settings)
-        os.close(keeper)
+        after_a_reboot = running_services(settings)
+        with held(folder.keeper_lock):
+            seen = running_services(settings)
 
+    assert after_a_reboot == settings
     assert (seen.redis_url, seen.mongodb_url) == ("redis://127.0.0.1:7001", "embedded")
     record = Folder.of(tmp_path).record
     record.unlink()

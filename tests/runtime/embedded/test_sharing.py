@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from vibetuner.embedded import join
+import os
+import signal
+from contextlib import suppress
+
+from vibetuner.config import Settings
+from vibetuner.embedded import join, running_services
+from vibetuner.project import using_data_dir
 
 
 def test_a_second_user_joins_the_servers_of_the_first(world):
@@ -61,6 +67,28 @@ def test_users_that_come_and_go_never_meet_servers_that_are_about_to_stop(world,
         with join(world.root, ["redis"], command="short") as lease:
             assert world.service("redis").url == lease.urls["redis"]
     until(world.stopped)
+
+
+def test_a_look_does_not_find_servers_that_are_about_to_stop(world, until):
+    """While servers stop, a command that only looks, such as doctor, counts them as stopped.
+
+    Valkey is frozen, so that its stop takes until the test ends.
+    """
+    settings = Settings(redis_url="embedded")
+    user = world.user("redis")
+    valkey = world.service("redis").pid if user.urls else None
+    assert valkey
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        with using_data_dir(world.root / ".vibetuner"):
+            assert running_services(settings).redis_url == user.urls["redis"]
+            user.leave()
+            until(lambda: running_services(settings) == settings)
+        assert world.status().keeper
+        assert world.service("redis").state == "stopped"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(valkey, signal.SIGCONT)
 
 
 def test_a_service_starts_when_somebody_wants_it(world):

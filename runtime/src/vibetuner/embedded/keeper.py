@@ -65,6 +65,8 @@ class Keeper:
             for server in self._servers.values():
                 server.reclaim()
             start_lock = self._serve()
+            # Commands that only look, such as doctor, must not use servers that are about to end.
+            self._publish_stop()
         finally:
             stop_all(self._servers.values())
             self._wanted.clear()
@@ -125,6 +127,11 @@ class Keeper:
         # reports it.
         write_record(self._folder, record)
         self._published = record
+
+    def _publish_stop(self) -> None:
+        for server in self._servers.values():
+            server.record = server.record.stopped()
+        self._publish(keeper=os.getpid())
 
     def _on_signal(self, *_: object) -> None:
         self._told_to_stop = True

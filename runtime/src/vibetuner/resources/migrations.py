@@ -199,8 +199,12 @@ class Migrations:
         except SQLAlchemyError as error:
             # An autocommit_block() commits what came before it, and begins again.
             changed = "nothing was changed" if len(begun) <= 1 else "what was committed stays"
+            reason = first_line(error)
+            # SQLite and PostgreSQL, about a new column without a value for the rows that are there.
+            lacks_default = "default value NULL" in reason or "contains null values" in reason
+            cure = 'Give the new column a server_default="..."' if lacks_default else "Correct it"
             raise CommandError(
-                f"A migration has failed, and {changed}: {first_line(error)}. Correct it"
+                f"A migration has failed, and {changed}: {reason}. {cure}"
             ) from error
         except Exception as error:
             if located := locate(error, Path(self._scripts.versions)):
