@@ -384,3 +384,26 @@ def test_a_line_that_cannot_be_formatted_stops_nothing(capsys: pytest.CaptureFix
         own.removeHandler(handler)
     assert stream.getvalue() == "kept\n"
     assert "--- Logging error ---" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_line_whose_arguments_do_not_fit_is_written_without_them(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+):
+    """The line names its place and the reason; its arguments, which may be secret, aren't shown."""
+    out = log_to(StringIO(), as_json=as_json)
+    logger.warning("login of %s", *("ann", "hunter2"))
+    text = json.loads(out.getvalue())["message"] if as_json else out.getvalue()
+    assert "login of %s (the arguments don't fit: " in text
+    assert "test_logs.py:" in text
+    assert "not all arguments converted" in text
+    assert "hunter2" not in out.getvalue() + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_stack_that_is_asked_for_is_written(as_json: bool):
+    """``stack_info=True`` adds the calls that led to the line."""
+    out = log_to(StringIO(), as_json=as_json)
+    logger.info("here", stack_info=True)
+    stack = json.loads(out.getvalue())["stack_info"] if as_json else out.getvalue()
+    assert "in test_a_stack_that_is_asked_for_is_written" in stack

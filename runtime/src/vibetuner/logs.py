@@ -259,17 +259,22 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by the traceback if there is one."""
         task = _task_of(record)
-        message = mask_secrets(" ".join(record.getMessage().splitlines()))
+        message = mask_secrets(" ".join(_message_of(record).splitlines()))
         moment = self._clock.read(record.created)
         line = f"{moment} {record.levelname:<7} {f'[{task[:8]}] ' if task else ''}{message}"
         if record.exc_info and record.exc_info[1]:
             line = f"{line}\n{format_traceback(record.exc_info[1])}"
+        if record.stack_info:
+            line = f"{line}\n{mask_secrets(record.stack_info)}"
         colour = COLOURS.get(record.levelname)
         return f"\x1b[{colour}m{line}\x1b[0m" if self._colourful and colour else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, process, task_id, traceback."""
+    """One JSON object a line: time (UTC), level, logger, message, process, task_id, traceback.
+
+    A line logged with ``stack_info=True`` has ``stack_info`` too.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -278,10 +283,12 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
-        level, message = record.levelname.lower(), record.getMessage()
+        level, message = record.levelname.lower(), _message_of(record)
         line = self.line(record.created, level, record.name, message, _task_of(record))
         if record.exc_info and record.exc_info[1]:
             line = f'{line[:-1]}, "traceback": {quote(format_traceback(record.exc_info[1]))}}}'
+        if record.stack_info:
+            line = f'{line[:-1]}, "stack_info": {quote(mask_secrets(record.stack_info))}}}'
         return line
 
     def line(self, moment: float, level: str, name: str, message: str, task: str | None) -> str:
@@ -292,6 +299,15 @@ class JsonFormatter(logging.Formatter):
             f'"message": {quote(mask_secrets(message))}{self._process}'
         )
         return f'{line}, "task_id": {quote(task)}}}' if task else f"{line}}}"
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    """Return the message; without its arguments, and with the line's place, if they don't fit."""
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001 - an argument's own str() can raise anything
+        place = f"{record.pathname}:{record.lineno}"
+        return f"{record.msg} (the arguments don't fit: {place}: {first_line(error)})"
 
 
 def _task_of(record: logging.LogRecord) -> str | None:
