@@ -170,38 +170,6 @@ async def test_a_claim_costs_no_attempt_until_it_runs(worker: TaskWorker):
         assert await worker.redis.get(keys.retry(task.id)) == "1"
 
 
-@pytest.mark.parametrize("kind", ["plain", "robust", "cron"])
-async def test_a_task_that_began_in_time_does_not_expire_by_a_stop(
-    worker: TaskWorker, running: Running, kind: str
-):
-    """A task that a stop requeues runs again, however long ago it was due."""
-    begun = asyncio.Event()
-    span = timedelta(milliseconds=500)
-
-    async def charge() -> str:
-        if begun.is_set():
-            return "again"
-        begun.set()
-        await asyncio.sleep(3600)
-        return "first"
-
-    with using_worker(worker):
-        if kind == "plain":
-            task: Any = worker.task(name="charge", expire=span)(charge)
-        elif kind == "robust":
-            task = robust_task(name="charge", expire=span)(charge)
-        else:
-            task = worker.cron("0 0 1 1 *", name="charge", max_schedule_drift=span)(charge)
-    worker.grace_period = 0
-    async with running(worker):
-        call = await task.enqueue()
-        await begun.wait()
-        await asyncio.sleep(2 * span.total_seconds())  # the span is what this is about
-    async with running(worker):
-        result = await call.result(timeout=30)
-    assert (result.success and result.result, result.tries) == ("again", 1)
-
-
 async def test_messages_of_a_stopping_worker_are_free_for_others_at_once(
     worker: TaskWorker, running: Running, settings: Settings
 ):

@@ -86,7 +86,7 @@ async def finisher(
 
 def done(name: str, task_id: str = "", *, end: End = End.DONE) -> Attempt:
     """Return an attempt that has ended, of a task that was in no stream."""
-    attempt = Attempt(task_id or name, "normal")
+    attempt = Attempt(task_id or name, "normal", payload=PAYLOAD)
     attempt.fn_name, attempt.end, attempt.finished = name, end, 2000
     attempt.started, attempt.retry_at = 1000, 3000
     return attempt

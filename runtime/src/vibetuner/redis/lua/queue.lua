@@ -324,6 +324,7 @@ local function record_end(prefix, one, batch, now)
   if not one.message or one.message == '' then
     append(batch.deleted, prefix .. ':task:queue:' .. task)
   end
+  if one.expires or one.gone then append(deleted, prefix .. ':task:message:' .. task) end
   if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
   if one.letter then keep_letter(batch.letters, batch.places, task, one.letter) end
   if one.following then
@@ -369,7 +370,7 @@ end
 
 local EXTRAS = {
   j = 'listed', l = 'lock', f = 'following', o = 'otherwise', d = 'letter', t = 'attempt', x = 'trace',
-  b = 'taken_over',
+  b = 'taken_over', e = 'expires', g = 'gone',
 }
 
 -- Return, once, whether the server has lost a claimed task; see is_gone. Not if another worker has
@@ -385,8 +386,8 @@ end
 -- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
 -- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
 -- stream), task, time of its claim, result or time of the retry by the worker's clock, lifetime of
--- the result, task name, outcome, journal entry, payload for the journal (h: for the next attempt, as
--- the stored one may have expired), number of extras, and two values of each extra.
+-- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
+-- values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
 -- again and must be enqueued anew.
@@ -426,18 +427,16 @@ local function finish(keys, argv)
       append(reply, { place })
     elseif lost and is_again then
       append(reply, { place, '?' })
-    elseif kind == 'f' and id ~= '' and one.payload == '' and has_ended(prefix, task) then
-      -- The task has ended; this is a second message for it.
+    elseif one.gone and id ~= ''
+      and redis.call('exists', prefix .. ':task:data:' .. task, prefix .. ':task:results:' .. task) > 0 then
+      -- The task has ended, and this is a second message for it; or it expired, and its id is in use.
       drop(prefix, stream, group, id, task)
       append(reply, { place })
     else
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
       if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
       if kind == 'h' or kind == 'u' then
-        if kind == 'h' then
-          redis.call('decr', prefix .. ':task:retry:' .. task)
-          if one.payload ~= '' then store_payload(prefix, task, one.payload, '0') end
-        end
+        if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
         redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
       elseif id ~= '' then
         local ids = batch.acknowledged[stream] or {}
@@ -571,6 +570,21 @@ local function follow(prefix, task, priority, argv, i, last, gone)
   return true
 end
 
+-- Delete the message of an earlier task of this id that waits in a queue, but has expired.
+local function replace_expired(prefix, task)
+  local known = redis.call('get', prefix .. ':task:message:' .. task)
+  if known then
+    local message, priority = known:match('^(%S+) (.*)$')
+    redis.call('xdel', prefix .. ':queues:' .. priority, message)
+  end
+end
+
+-- Note the message of a task that may expire, for replace_expired.
+local function note_expiring(prefix, task, priority, message)
+  if type(message) == 'table' then return end  -- an error
+  redis.call('set', prefix .. ':task:message:' .. task, message .. ' ' .. priority, 'px', UNREAD)
+end
+
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
 -- the first: if its id is taken, enqueue none. With `gone`, a task that the only one was to follow and
 -- that nobody knows, it fails. With `call` as redis.pcall, a task whose queue refuses it has that error
@@ -587,8 +601,10 @@ local function enqueue_from(prefix, argv, i, is_batch, gone, call)
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
     elseif last == i + 5 or not follow(prefix, task, priority, argv, i + 6, last, gone) then
+      if lifetime ~= '0' then replace_expired(prefix, task) end
       if moment == '0' then
         answer = post(prefix .. ':queues:' .. priority, task, now, call)
+        if lifetime ~= '0' then note_expiring(prefix, task, priority, answer) end
       else
         local added = call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
         answer = type(added) == 'table' and added or answer

@@ -92,6 +92,8 @@ class Executor:
                 self._finish(attempt)
                 return
             check(attempt)
+            if task.expire is not None:
+                self._keep_payload(attempt)
             if attempt.must_fail:
                 await self._reject_for_another(attempt)
             if attempt.lock:
@@ -131,6 +133,14 @@ class Executor:
                 logger.error("on_failure of %s did not return in time", attempt.fn_name)
             else:
                 logger.error("on_failure of %s was cut short by a stop", attempt.fn_name)
+
+    def _keep_payload(self, attempt: Attempt) -> None:
+        """Let a task that has begun in time not expire before its retry, or if its worker dies."""
+        assert attempt.payload is not None  # noqa: S101 - it was loaded
+        # XX: if another worker has taken the task over and ended it, the payload stays deleted.
+        key = self._keys.data(attempt.task_id)
+        kept = self._connection.call("SET", key, attempt.payload, "XX")
+        kept.add_done_callback(lambda done: done.cancelled() or done.exception())  # in an outage
 
     async def _reject_for_another(self, attempt: Attempt) -> None:
         """Reject a task because one that it was to follow has failed."""

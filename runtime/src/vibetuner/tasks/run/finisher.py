@@ -145,22 +145,11 @@ class Finisher:
         payload: bytes = b""
         if end is End.RETRYING:
             value = attempt.retry_at
-        elif end is End.REQUEUED:
-            payload = _expiring(attempt)
-        else:
+        elif end is not End.REQUEUED:
             lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
-            if attempt.following:
-                extras += ("f", attempt.following)
-            if attempt.fallback_of:
-                extras += ("b", "")
-            if attempt.otherwise:
-                extras += ("o", attempt.otherwise)
-            if attempt.letter:
-                extras += ("d", attempt.letter)
-            if attempt.trace:
-                extras += ("x", attempt.trace)
-            if attempt.payload is not None and len(attempt.payload) <= LARGEST_PAYLOAD:
+            extras = _extras(attempt)
+            if attempt.payload and len(attempt.payload) <= LARGEST_PAYLOAD:
                 payload = attempt.payload[KEPT]
         if attempt.is_listed:
             extras += ("j", "")
@@ -319,10 +308,24 @@ class Finisher:
                 return
 
 
-def _expiring(attempt: Attempt) -> bytes:
-    """Return the payload of an attempt if the stored one expires, else nothing."""
-    expires = attempt.task is not None and attempt.task.expire is not None
-    return attempt.payload or b"" if expires else b""
+def _extras(attempt: Attempt) -> list[Any]:
+    """Return what finish in lua/queue.lua has to know of a task that ends, beside its values."""
+    extras: list[Any] = []
+    if attempt.following:
+        extras += ("f", attempt.following)
+    if attempt.fallback_of:
+        extras += ("b", "")
+    if attempt.otherwise:
+        extras += ("o", attempt.otherwise)
+    if attempt.letter:
+        extras += ("d", attempt.letter)
+    if attempt.trace:
+        extras += ("x", attempt.trace)
+    if attempt.payload is None:
+        extras += ("g", "")
+    elif attempt.task is not None and attempt.task.expire is not None:
+        extras += ("e", "")
+    return extras
 
 
 def fresh_ms(idle_ms: int) -> int:
