@@ -139,26 +139,37 @@ class Finisher:
         """Return the arguments of finish in lua/queue.lua for one attempt."""
         end = attempt.end
         assert end is not None  # noqa: S101 - it was judged
-        extras: list[Any] = []
+        entry, payload = attempt.entry, b""
         value: Any = ""
         lifetime: Any = ""
-        payload: bytes = b""
-        if end is End.RETRYING:
-            value = attempt.retry_at
-        elif end is not End.REQUEUED:
+        extras: list[Any] = []
+        if end is End.RETRYING or end is End.REQUEUED:
+            value = attempt.retry_at if end is End.RETRYING else ""
+            extras += ("t", entry) if entry else ()
+            entry = ""
+        else:
             lifetime = result_lifetime(attempt.task)
             value = self._result(attempt)
-            extras = _extras(attempt)
-            if attempt.payload and len(attempt.payload) <= LARGEST_PAYLOAD:
+            if attempt.following:
+                extras += ("f", attempt.following)
+            if attempt.fallback_of:
+                extras += ("b", "")
+            if attempt.otherwise:
+                extras += ("o", attempt.otherwise)
+            if attempt.letter:
+                extras += ("d", attempt.letter)
+            if attempt.trace:
+                extras += ("x", attempt.trace)
+            if attempt.payload is None:
+                extras += ("g", "")
+            elif len(attempt.payload) <= LARGEST_PAYLOAD:
                 payload = attempt.payload[KEPT]
+            if attempt.task is not None and attempt.task.expire is not None:
+                extras += ("e", "")
         if attempt.is_listed:
             extras += ("j", "")
         if attempt.lock:
             extras += ("l", attempt.lock)
-        entry = attempt.entry
-        if end in {End.RETRYING, End.REQUEUED}:
-            extras += ("t", entry) if entry else ()
-            entry = ""
         return [
             KINDS[end], attempt.priority, attempt.message_id, attempt.task_id, attempt.claimed,
             value, lifetime, attempt.fn_name, str(end), entry, payload,
@@ -306,26 +317,6 @@ class Finisher:
             else:
                 self._outage.over(attempt)
                 return
-
-
-def _extras(attempt: Attempt) -> list[Any]:
-    """Return what finish in lua/queue.lua has to know of a task that ends, beside its values."""
-    extras: list[Any] = []
-    if attempt.following:
-        extras += ("f", attempt.following)
-    if attempt.fallback_of:
-        extras += ("b", "")
-    if attempt.otherwise:
-        extras += ("o", attempt.otherwise)
-    if attempt.letter:
-        extras += ("d", attempt.letter)
-    if attempt.trace:
-        extras += ("x", attempt.trace)
-    if attempt.payload is None:
-        extras += ("g", "")
-    elif attempt.task is not None and attempt.task.expire is not None:
-        extras += ("e", "")
-    return extras
 
 
 def fresh_ms(idle_ms: int) -> int:
