@@ -572,11 +572,9 @@ end
 
 -- Delete the message of an earlier task of this id that waits in a queue, but has expired.
 local function replace_expired(prefix, task)
-  local known = redis.call('get', prefix .. ':task:message:' .. task)
-  if known then
-    local message, priority = known:match('^(%S+) (.*)$')
-    redis.call('xdel', prefix .. ':queues:' .. priority, message)
-  end
+  local known = redis.pcall('get', prefix .. ':task:message:' .. task)
+  local message, priority = (type(known) == 'string' and known or ''):match('^(%S+) (.*)$')
+  if message then redis.pcall('xdel', prefix .. ':queues:' .. priority, message) end
 end
 
 -- Note the message of a task that may expire, for replace_expired.
