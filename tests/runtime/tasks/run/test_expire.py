@@ -148,22 +148,8 @@ async def test_an_expired_call_does_not_end_the_one_that_has_its_id(worker: Task
         await named(sync.enqueue(2), "sync-7")
 
         places = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
-        failed = [
-            "f",
-            "normal",
-            message,
-            "sync-7",
-            now,
-            "result",
-            "",
-            "sync",
-            "failed",
-            "",
-            "",
-            1,
-            "g",
-            "",
-        ]
+        ids = ["normal", message, "sync-7", now]
+        failed = ["f", *ids, "result", "", "sync", "failed", "", "", 1, "g", ""]
         assert await call("finish", places, [*head, now, "step", "", *failed]) == [[1]]
         assert await worker.redis.exists([keys.data("sync-7")]) == 1
         assert await worker.redis.exists([keys.result("sync-7")]) == 0

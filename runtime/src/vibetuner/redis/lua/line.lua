@@ -24,7 +24,7 @@ local function is_live(prefix, task)
   return redis.call('exists', prefix .. ':task:data:' .. task) == 1
 end
 
--- Return whether a task waits or runs; its payload may expire while it runs.
+-- Return whether a task waits or runs; its payload may expire while a worker of streaq's own runs it.
 local function is_here(prefix, task)
   return is_live(prefix, task) or redis.call('sismember', prefix .. ':index:running', task) == 1
 end
