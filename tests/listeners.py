@@ -12,6 +12,9 @@ from vibetuner.redis.url import Address
 
 __all__ = ["open_listener", "open_proxy"]
 
+# Iterations of the loop until an accepted connection is known to its server.
+TURNS_TO_ACCEPT = 4
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
@@ -21,18 +24,38 @@ async def open_listener(
 ) -> AsyncIterator[int]:
     """Serve each connection with ``serve`` inside the block; yield the port.
 
-    The listener accepts nothing in the loop iteration in which it closes: asyncio would never close
-    the sockets of that iteration, and a later test would fail because of them.
+    After the block no connection is left: what ``serve`` still does is cancelled, and its socket is
+    closed. Otherwise the garbage collector would find it during a later test, and fail that one.
+    An error of ``serve`` is raised, unless it says that the connection was lost.
     """
-    server = await asyncio.start_server(serve, host, port, ssl=tls)
     loop = asyncio.get_running_loop()
+    writers: list[asyncio.StreamWriter] = []
+    serving: list[asyncio.Future[None]] = []
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        if inspect.isawaitable(answer := serve(reader, writer)):
+            serving.append(asyncio.ensure_future(answer))
+
+    server = await asyncio.start_server(accept, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        # Asyncio would never close the sockets that it accepts in the iteration in which it closes.
         for listener in server.sockets:
             loop.remove_reader(listener.fileno())
-        await asyncio.sleep(0)
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         server.close()
+        for one in serving:
+            one.cancel()
+        ends = await asyncio.gather(*serving, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+    for end in ends:
+        if isinstance(end, Exception) and not isinstance(end, OSError):
+            raise end
 
 
 @asynccontextmanager
@@ -49,10 +72,8 @@ async def open_proxy(
     ``on_read`` gets the size of each read. ``on_answer`` gets what the server sends; it is passed
     on after that, and nothing else of the same connection before.
     """
-    connections: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.current_task())
         back = None
         try:
             there, back = (
@@ -63,10 +84,7 @@ async def open_proxy(
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(pump(reader, back, lambda data: on_read(len(data))))
                 pumps.create_task(pump(there, writer, on_answer or (lambda _data: None)))
-        except asyncio.CancelledError:  # the listener closes
-            pass
         finally:
-            writer.close()
             if back is not None:
                 back.close()
 
@@ -84,10 +102,4 @@ async def open_proxy(
         writer.close()
 
     async with open_listener(serve, port=port, tls=tls) as opened:
-        try:
-            yield opened
-        finally:
-            for connection in connections:
-                if connection is not None:
-                    connection.cancel()
-            await asyncio.gather(*filter(None, connections), return_exceptions=True)
+        yield opened

@@ -20,6 +20,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from tests.listeners import open_listener
 from tests.mongo import running_mongo
 from tests.postgres import running_postgres
 from tests.processes import frozen
@@ -193,23 +194,20 @@ async def test_outside_of_requests_sql_has_no_limit_of_its_own(own_postgres: tup
 async def test_a_silent_mongodb_and_a_silent_mail_server(site: Site, tmp_path: Path):
     """A request gives up on a frozen MongoDB or a silent mail server after five seconds."""
 
-    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        silent.append(writer)
+    def say_nothing(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None: ...
 
-    silent: list[asyncio.StreamWriter] = []
     with running_mongo(tmp_path / "mongo") as (url, server):
-        async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as mail:
-            port = mail.sockets[0].getsockname()[1]
-            async with site(mongodb_url=url, smtp_url=f"smtp://127.0.0.1:{port}") as client:
-                assert (await client.get("/mongo", timeout=60)).status_code == 200
-                with frozen(server.pid):
-                    await asyncio.gather(
-                        assert_busy(client, "/mongo", REQUEST_SECONDS, ""),
-                        assert_busy(client, "/mail", REQUEST_SECONDS, "no answer within 5 s"),
-                    )
-                assert (await client.get("/mongo", timeout=60)).status_code == 200
-            for one in silent:
-                one.close()
+        async with (
+            open_listener(say_nothing) as port,
+            site(mongodb_url=url, smtp_url=f"smtp://127.0.0.1:{port}") as client,
+        ):
+            assert (await client.get("/mongo", timeout=60)).status_code == 200
+            with frozen(server.pid):
+                await asyncio.gather(
+                    assert_busy(client, "/mongo", REQUEST_SECONDS, ""),
+                    assert_busy(client, "/mail", REQUEST_SECONDS, "no answer within 5 s"),
+                )
+            assert (await client.get("/mongo", timeout=60)).status_code == 200
 
 
 @pytest.mark.parametrize(

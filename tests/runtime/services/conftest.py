@@ -113,7 +113,7 @@ async def running(server: SmtpServer) -> AsyncIterator[SmtpServer]:
     tls = server.tls if server.implicit_tls else None
     async with open_listener(server.serve, host=server.host, tls=tls) as server.port:
         yield server
-    await asyncio.gather(*server.conversations)
+        await asyncio.gather(*server.conversations)
 
 
 @pytest.fixture

@@ -55,12 +55,14 @@ async def lossy_proxy(url: str, command: bytes) -> AsyncIterator[tuple[str, asyn
             server.close()
 
         back = asyncio.create_task(bring_answers())
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                losing = losing or (command in data and not lost.is_set())
-                server.write(data)
-        server.close()
-        await back
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65536):
+                    losing = losing or (command in data and not lost.is_set())
+                    server.write(data)
+        finally:
+            server.close()
+            await back
 
     async with open_listener(relay) as port:
         yield there._replace(netloc=f"127.0.0.1:{port}").geturl(), lost
