@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,9 +91,10 @@ async def test_a_worker_whose_clock_is_off_is_alive_and_in_time(
             for command in (("worker-health",), ("doctor",), ("tasks", "stats"))
         ]
         assert ran[0].returncode == 0, ran[0].stderr
-        host = os.uname().nodename
+        # What a heartbeat takes to arrive at a busy server counts as an offset.
+        told = rf"the clock of {re.escape(os.uname().nodename)} is (8[5-9]|9[0-5]) s {relation} "
         for one in ran[1:]:
-            assert f"the clock of {host} is 90 s {relation} that of Redis" in one.stdout
+            assert re.search(f"{told}that of Redis", one.stdout), one.stdout
     assert worker.process.returncode == 0
 
 
