@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from typing import Any
+
 import pytest
 
-from vibetuner.cli.connections import Budget, Clients
+from vibetuner.cli.connections import Budget, Clients, LimitedServer, make_config
+from vibetuner.config import Settings
 
 BUDGET = Budget(total=16, per_client=2, at_once=8)
 
@@ -36,3 +41,44 @@ def test_a_connection_without_an_address_is_counted_for_no_client():
     assert [clients.admit(None, 0) for _ in range(3)] == ["", "", ""]
     clients.leave(None)
     assert clients.admit("192.0.2.1", 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "reads"),
+    [(40_000, False), (600_000, False), (600_000, True)],
+    ids=["has its last bytes to read", "has much to read", "reads slowly"],
+)
+async def test_a_stop_waits_for_a_client_that_reads_and_for_no_other(
+    stand_in: Any, size: int, reads: bool
+):
+    """A response goes on while its client reads; one that doesn't does not hold up a stop."""
+    stand_in()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = LimitedServer(make_config(answer, Settings(), timeout_graceful_shutdown=300))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, listener.getsockname())
+        await loop.sock_sendall(client, f"GET /{size} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        received = len((await loop.sock_recv(client, 4096)).partition(b"\r\n\r\n")[2])
+
+        server.should_exit = True
+        async with asyncio.timeout(60):
+            while reads and (data := await loop.sock_recv(client, 65_536)):
+                received += len(data)
+                await asyncio.sleep(0.01)
+            await serving
+    assert not reads or received == size
+
+
+async def answer(scope: Any, _receive: Any, send: Any) -> None:
+    """Answer ``GET /1000`` with a thousand bytes."""
+    size = int(scope["path"][1:])
+    headers = [(b"content-length", str(size).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for at in range(0, size, 100_000):
+        body, more = bytes(min(100_000, size - at)), at + 100_000 < size
+        await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -42,8 +42,8 @@ UNREAD_BYTES = 1_000_000
 # Proxies keep a connection for up to two minutes; if they use one that we just close, they fail.
 PROXY_IDLE_SECONDS = 150
 
-# The time that an event stream gets to send its end; a browser that doesn't read would take longer.
-STREAM_SECONDS = 0.3
+# When the server ends, a client that has read nothing for so long gets no more.
+UNREAD_SECONDS = 0.5
 
 # Log lines that anybody can cause as often as they like.
 CHEAP_LINES: dict[str, tuple[str, ...]] = {
@@ -163,16 +163,22 @@ class LimitedServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close all connections, event streams at once."""
         get_hub().close()
-        timer = asyncio.get_running_loop().call_later(STREAM_SECONDS, self._hang_up)
+        hanging_up = asyncio.create_task(self._hang_up())
         await super().shutdown(sockets=sockets)
-        timer.cancel()
+        hanging_up.cancel()
 
-    def _hang_up(self) -> None:
-        """End the connections of browsers that don't read."""
-        for connection in tuple(self.server_state.connections):
-            flow = getattr(connection, "flow", None)
-            if flow is not None and flow.write_paused:
-                cast("asyncio.WriteTransport", connection.transport).abort()
+    async def _hang_up(self) -> None:
+        """End the connections of clients that don't read what is left for them."""
+        before: dict[Any, int] = {}
+        while True:
+            await asyncio.sleep(UNREAD_SECONDS)
+            unsent: dict[Any, int] = {}
+            for connection in tuple(self.server_state.connections):
+                transport = cast("asyncio.WriteTransport", connection.transport)
+                unsent[connection] = transport.get_write_buffer_size()
+                if unsent[connection] and unsent[connection] == before.get(connection):
+                    transport.abort()
+            before = unsent
 
 
 class _SmallReads(asyncio.BufferedProtocol):

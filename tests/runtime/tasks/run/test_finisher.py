@@ -103,8 +103,8 @@ AGAIN = {"j": "", "l": "lock", "t": "entry"}
         (End.DONE, ("s", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
         (End.FAILED, ("f", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
         (End.ABORTED, ("f", None, 300_000, "entry", PAYLOAD[KEPT]), EXTRAS),
-        (End.RETRYING, ("r", 3000, "", "", b""), AGAIN),
-        (End.REQUEUED, ("h", "", "", "", b""), AGAIN),
+        (End.RETRYING, ("r", 3000, 4, "", b""), AGAIN),
+        (End.REQUEUED, ("h", "", 3, "", b""), AGAIN),
     ],
 )
 async def test_an_end_is_sent_with_all_that_belongs_to_it(
@@ -112,9 +112,10 @@ async def test_an_end_is_sent_with_all_that_belongs_to_it(
 ):
     """The values of an end are those of its attempt, and each extra has its letter.
 
-    A retry and a requeue have no result and no letter.
+    A retry and a requeue have no result and no letter, and the number of attempts that count.
     """
     attempt = done("mail", "t1", end=end)
+    attempt.tries = 4
     attempt.message_id, attempt.claimed, attempt.payload = "5-0", 77, PAYLOAD
     attempt.following, attempt.otherwise, attempt.letter = b"following", "fallback", "letter"
     attempt.trace, attempt.lock, attempt.entry, attempt.is_listed = "trace", "lock", "entry", True

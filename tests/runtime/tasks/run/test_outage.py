@@ -289,6 +289,41 @@ async def test_functions_that_the_server_forgets_are_loaded_again(worker: TaskWo
         assert [name for name in names if name.startswith("vibetuner_v1_")]
 
 
+async def test_an_attempt_whose_count_was_refused_counts(
+    stand_in, settings: Settings, running: Running
+):
+    """A task that fails before its count is sent again is tried as often as it may be, not more.
+
+    While a Cluster moved the queue's slot, such a task was tried once too often now and then.
+    """
+    stand_in()
+    address, ids, runs = parse_url(settings.redis_url or ""), [b"not enqueued yet"], 0
+
+    async def on_answer(data: bytes) -> None:
+        if ids[0] in data:  # the task is claimed; its count will be refused
+            ids[0] = b"not again"
+            await direct.call("FUNCTION", "FLUSH")
+
+    async with open_proxy(address, on_answer=on_answer) as port, Connection(address) as direct:
+        own = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})
+        with using_settings(own):
+            worker = TaskWorker(own)
+
+            @worker.task(name="fail", max_tries=2)
+            async def fail() -> None:
+                nonlocal runs
+                runs += 1
+                raise StreaqRetry("again", delay=0)
+
+            async with worker:
+                task = await fail.enqueue()
+                ids[0] = task.id.encode()
+                async with running(worker):
+                    await eventually(lambda: worker.counters["failed"])
+    assert ids == [b"not again"]
+    assert runs == 2
+
+
 async def test_a_flush_costs_no_cron_task_its_schedule(worker: TaskWorker, running: Running):
     """A worker restores the schedules of its cron tasks on an emptied server."""
 

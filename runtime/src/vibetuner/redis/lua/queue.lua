@@ -386,8 +386,8 @@ end
 -- sent again; then of each attempt: kind (s success, f failure, r retry, h requeue and uncount the
 -- attempt, u requeue one that was not counted), priority, message (empty for a task that was in no
 -- stream), task, time of its claim, result or time of the retry by the worker's clock, lifetime of
--- the result, task name, outcome, journal entry, payload for the journal, number of extras, and two
--- values of each extra.
+-- the result or (r, h) the number of attempts that count, task name, outcome, journal entry, payload
+-- for the journal, number of extras, and two values of each extra.
 -- Returns an entry for each attempt that did not simply end: its position, then nothing if another
 -- worker has taken its message over, or `?` if the server has lost the task, which is to be tried
 -- again and must be enqueued anew.
@@ -435,8 +435,9 @@ local function finish(keys, argv)
     else
       if one.lock and redis.call('get', one.lock) == task then append(batch.deleted, one.lock) end
       if kind ~= 'u' then batch.stopped[#batch.stopped + 1] = task end
+      -- The count that was sent when the attempt began may have been refused.
+      if is_again then redis.call('set', prefix .. ':task:retry:' .. task, one.ttl) end
       if kind == 'h' or kind == 'u' then
-        if kind == 'h' then redis.call('decr', prefix .. ':task:retry:' .. task) end
         redis.pcall('xclaim', stream, group, consumer, 0, id, 'idle', idle, 'justid')
       elseif id ~= '' then
         local ids = batch.acknowledged[stream] or {}

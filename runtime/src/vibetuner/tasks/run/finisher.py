@@ -145,6 +145,7 @@ class Finisher:
         extras: list[Any] = []
         if end is End.RETRYING or end is End.REQUEUED:
             value = attempt.retry_at if end is End.RETRYING else ""
+            lifetime = attempt.tries - (end is End.REQUEUED)
             extras += ("t", entry) if entry else ()
             entry = ""
         else:
