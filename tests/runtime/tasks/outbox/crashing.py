@@ -72,8 +72,14 @@ async def place_in_sql(number: str) -> None:
 
 
 async def place_in_mongo(number: str) -> None:
-    """Place an order in MongoDB, and retry while a dead process's transaction is in the way."""
+    """Place an order in MongoDB, and retry while a dead process's transaction is in the way.
+
+    The steps count from the last try: how long a dead process's transaction lives depends on the
+    machine.
+    """
+    steps = fuse.left
     while True:
+        fuse.left = steps
         try:
             return await transact(number)
         except OperationFailure as error:
