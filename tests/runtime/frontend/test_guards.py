@@ -35,6 +35,7 @@ def guarded(**options: Any) -> AsyncClient:
         ({"Sec-Fetch-Site": "none"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "https://["}, 403),
         ({"Origin": "https://shop.example.evil.example"}, 403),
         ({"Origin": "https://blog.shop.example", "Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
