@@ -58,6 +58,19 @@ def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
     wait_until(lambda: not list(folder.glob(f"orders-{number}*")))
 
 
+def test_back_shows_the_exports_that_are_there_now(page: playwright.Page):
+    """Back from another page shows an export that was started after the page was loaded."""
+    page.goto("/")
+    card = start_export(page)
+    name = card.get_attribute("id")
+    page.get_by_role("link", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
+
+    page.go_back()
+
+    expect(page.locator(f"#{name}")).to_contain_text("Done", timeout=30_000)
+
+
 def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
     """A sign-up sends a mail to the typed address, which does not contain the typed name."""
     page.goto("/signup")

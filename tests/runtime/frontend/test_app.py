@@ -182,6 +182,21 @@ async def test_static_files_are_the_projects_and_nothing_above_them(stand_in):
                 assert (await client.get(f"/static/{path}")).status_code == 404
 
 
+async def test_a_static_file_is_asked_for_again_and_sent_if_it_has_changed(stand_in):
+    """A browser asks again for each static file; it gets a 304, or the file if it has changed."""
+    root = stand_in({"static/app.css": "body { margin: 0 }\n"})
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            first = await client.get("/static/app.css")
+            known = {"If-None-Match": first.headers["etag"]}
+            again = await client.get("/static/app.css", headers=known)
+            (root / "src/shop/static/app.css").write_text("body { margin: 1px }\n")
+            changed = await client.get("/static/app.css", headers=known)
+
+    assert [first.status_code, again.status_code, changed.status_code] == [200, 304, 200]
+    assert {one.headers["cache-control"] for one in (first, again, changed)} == {"no-cache"}
+
+
 async def test_without_a_static_folder_there_is_no_static_path(stand_in):
     """Without a static folder, each path below /static is a 404."""
     stand_in()
