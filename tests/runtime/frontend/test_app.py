@@ -159,6 +159,7 @@ async def test_the_project_may_bring_its_own_lifespan(stand_in):
         ("htmx.min.js", "htmx"),
         ("htmx-sse.min.js", "EventSource"),
         ("htmx-sse-resume.js", "last-event-id"),
+        ("submit-once.js", "preventDefault"),
     ],
 )
 async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str):
