@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vibetuner import VibetunerApp
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.pages import ChangeStream
 from vibetuner.sse.hub import Hub
+from vibetuner.tasks.dead_letters import discard, get
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -225,7 +227,7 @@ async def test_a_group_and_then_all_are_settled_with_a_count_before(
 ):
     """A group of letters is settled after a question that names their number.
 
-    The letters of another bug stay.
+    The letters of another bug stay, and so does one that is added after the question.
     """
     settings = get_settings()
     url = settings.mongodb_url if store == "mongodb" else None
@@ -234,14 +236,18 @@ async def test_a_group_and_then_all_are_settled_with_a_count_before(
         await bury(worker, *(f"b{n}" for n in range(3)), fingerprint="f2")
         asked = await client.get(f"{HOME}/dead/confirm?verb=retry&fingerprint=f1")
         assert "Retry 5 dead letters?" in asked.text
+        assert 'name="total" value="5"' in asked.text
+        await bury(worker, "late", fingerprint="f1", failed_at=datetime.now(UTC))
 
-        form = {"verb": "retry", "fingerprint": "f1"}
+        form = {"verb": "retry", "fingerprint": "f1", "total": "5"}
         begun = await client.post(f"{HOME}/dead/act", data=form)
         done = await until(lambda: client.get(str(begun.url)), lambda a: 'id="over"' in a.text)
         assert "Done: 5 retried" in done.text
-        assert "3 open, by bug" in (await client.get(f"{HOME}/dead")).text
+        assert (await get("late")).is_open
+        assert "4 open, by bug" in (await client.get(f"{HOME}/dead")).text
+        await discard("late")
 
-        begun = await client.post(f"{HOME}/dead/act", data={"verb": "discard"})
+        begun = await client.post(f"{HOME}/dead/act", data={"verb": "discard", "total": "9"})
         await until(lambda: client.get(str(begun.url)), lambda a: "Done: 3 discarded" in a.text)
         assert "No dead letters" in (await client.get(f"{HOME}/dead")).text
 
