@@ -272,9 +272,9 @@ async def test_no_action_is_taken_for_another_site(client: AsyncClient, worker: 
 async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
     worker: TaskWorker, settings: Settings, tmp_path: Path, fault: str
 ):
-    """While Redis is gone, each page answers 503 with the cure, within seconds.
+    """While Redis is gone, each page answers 503 with the cure, and a link to it, within seconds.
 
-    Once Redis is back, so are the pages.
+    Once Redis is back, so are the pages. There is no link to an action.
     """
     server = Valkey(tmp_path, lasting=False)
     server.start()
@@ -286,6 +286,10 @@ async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
             began = time.monotonic()
             answers = await asyncio.gather(*(client.get(HOME + path) for path in PAGES))
             spent = time.monotonic() - began
+            if fault == "killed":
+                action = await client.post(f"{HOME}/cron/run", data={"name": "nightly"})
+                assert action.status_code == 503
+                assert f'href="{HOME}">Overview' in action.text
             server.thaw() if fault == "frozen" else server.start()
             back = await until(lambda: client.get(HOME), lambda a: a.status_code == 200)
     finally:
@@ -295,6 +299,7 @@ async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
         assert answer.status_code == 503, path
         assert "be read</h1>" in answer.text
         assert "Start it, correct REDIS_URL" in answer.text
+        assert f'href="{HOME}{path}">Try again' in answer.text
     assert spent < 10  # five are promised; this machine has other things to do
     assert "No worker is alive" in back.text
 
