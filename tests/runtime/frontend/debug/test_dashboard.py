@@ -94,6 +94,7 @@ async def test_a_task_is_watched_from_the_queue_to_its_end(
         text = (await until(lambda: client.get(url), lambda a: "badge done" in a.text)).text
         overview = (await client.get(HOME)).text
         schedule = (await client.get(f"{HOME}/cron")).text
+        assert 'id="run-nightly"' in schedule  # by which htmx keeps the focus
     assert '<pre tabindex="0">hello</pre>' in text
     assert "Explanation" in before
     assert "Explanation" not in text
