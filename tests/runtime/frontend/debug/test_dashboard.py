@@ -164,18 +164,18 @@ async def test_a_task_is_aborted_and_enqueued_again(
 ):
     """The buttons to abort, to enqueue again and to run a cron task lead to the task's page.
 
-    The id may be the project's own, with a slash.
+    The id may be the project's own, with a slash and a percent sign. The page fetches itself again.
     """
     async with running(runner):
         task = worker.registry["waits"].enqueue()
-        task.id = "acme/2026-11"
+        task.id = "acme/20%25"
+        url = f"{HOME}/task/acme/20%2525"
         await task
-        await until(
-            lambda: client.get(f"{HOME}/task/{task.id}"), lambda a: "badge running" in a.text
-        )
-        ended = await client.post(f"{HOME}/task/{task.id}/abort")
+        page = await until(lambda: client.get(url), lambda a: "badge running" in a.text)
+        assert f'hx-get="{url}"' in page.text
+        ended = await client.post(f"{url}/abort")
         assert "The task has ended." in ended.text
-        again = await client.post(f"{HOME}/task/{task.id}/abort")
+        again = await client.post(f"{url}/abort")
         assert again.status_code == 409
         assert "has ended already" in again.text
 

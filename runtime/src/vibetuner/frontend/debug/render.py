@@ -77,7 +77,7 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
     root = find_root()
     shared = {
         "project": project_info().name if root else get_settings().queue_name,
-        "path": request.url.path,
+        "path": quote(request.scope["path"]),  # in request.url, a percent sign stays as it is
         "query": request.url.query,
         "may_lock": COOKIE in request.cookies,
         "said": SAID.get(request.query_params.get("said", "")),
