@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 DEMO_ORDERS = 10_000
+# The second press comes while the first request is on its way.
+PRESS_TWICE = """
+    () => {
+        const press = () => document.getElementById("signup")?.click();
+        press();
+        setTimeout(press, 10);
+    }
+"""
 
 
 def test_an_export_moves_and_its_file_holds_every_order(page: playwright.Page, tmp_path: Path):
@@ -58,6 +66,19 @@ def test_an_export_can_be_cancelled(page: playwright.Page, project: Path):
     wait_until(lambda: not list(folder.glob(f"orders-{number}*")))
 
 
+def test_back_shows_the_exports_that_are_there_now(page: playwright.Page):
+    """Back from another page shows an export that was started after the page was loaded."""
+    page.goto("/")
+    card = start_export(page)
+    name = card.get_attribute("id")
+    page.get_by_role("link", name="Sign up").click()
+    expect(page.get_by_role("heading", name="Sign up")).to_be_visible()
+
+    page.go_back()
+
+    expect(page.locator(f"#{name}")).to_contain_text("Done", timeout=30_000)
+
+
 def test_a_signup_sends_a_welcome_mail(page: playwright.Page, project: Path):
     """A sign-up sends a mail to the typed address, which does not contain the typed name."""
     page.goto("/signup")
@@ -90,6 +111,25 @@ def test_the_same_address_signs_up_once(page: playwright.Page):
 
     expect(page.get_by_text("already")).to_be_visible()
     expect(page.get_by_label("Email")).to_have_value("twice@example.com")
+
+
+def test_a_double_press_sends_a_form_once(page: playwright.Page):
+    """A second press before the answer is ignored; the form can be sent again after Back.
+
+    The second request once met the account of the first, so people saw a refusal.
+    """
+    posts: list[str] = []
+    page.on("request", lambda one: posts.append(one.url) if one.method == "POST" else None)
+    page.goto("/signup")
+    page.get_by_label("Email").fill("double@example.com")
+    page.evaluate(PRESS_TWICE)
+    expect(page.get_by_role("heading", name="Welcome!")).to_be_visible()
+    assert len(posts) == 1
+
+    page.go_back()
+    page.get_by_label("Email").fill("double@example.com")
+    page.get_by_role("button", name="Sign up").click()
+    expect(page.get_by_text("already")).to_be_visible()
 
 
 def test_the_page_works_by_keyboard_alone(page: playwright.Page):

@@ -51,7 +51,7 @@ class VibetunerApp:
         template_filters: Jinja filters by name, in addition to Jinja's own.
         template_globals: names that every template can use.
         headers: sent with each response that does not set them itself, in addition to the default
-            ones (a Content-Security-Policy and three more); None removes a default.
+            ones (a Content-Security-Policy and four more); None removes a default.
         trusted_origins: other sites whose pages may send forms and requests here, such as
             ``https://shop.example``; ``*`` turns the check off.
         openapi: whether ``/openapi.json`` is answered; by default everywhere but in production.

@@ -58,7 +58,7 @@ def make_environment(folder: Path, *, auto_reload: bool) -> Environment:
 
 
 def htmx_scripts() -> Markup:
-    """Return the script tags of htmx, its extension for server-sent events, and our addition."""
-    names = ("htmx.min.js", "htmx-sse.min.js", "htmx-sse-resume.js")
+    """Return the script tags of htmx, its extension for server-sent events, and our additions."""
+    names = ("htmx.min.js", "htmx-sse.min.js", "htmx-sse-resume.js", "submit-once.js")
     tags = (f'<script defer src="{ASSETS_PATH}/{name}"></script>' for name in names)
     return Markup("\n".join(tags))  # noqa: S704 - constants of ours

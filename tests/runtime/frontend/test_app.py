@@ -159,6 +159,7 @@ async def test_the_project_may_bring_its_own_lifespan(stand_in):
         ("htmx.min.js", "htmx"),
         ("htmx-sse.min.js", "EventSource"),
         ("htmx-sse-resume.js", "last-event-id"),
+        ("submit-once.js", "preventDefault"),
     ],
 )
 async def test_htmx_is_served_by_the_app_itself(stand_in, name: str, words: str):
@@ -180,6 +181,21 @@ async def test_static_files_are_the_projects_and_nothing_above_them(stand_in):
             assert (await client.get("/static/app.css")).text == "body { margin: 0 }\n"
             for path in ("../tune.py", "%2e%2e/tune.py", "..%2ftune.py", "", "nothing.css"):
                 assert (await client.get(f"/static/{path}")).status_code == 404
+
+
+async def test_a_static_file_is_asked_for_again_and_sent_if_it_has_changed(stand_in):
+    """A browser asks again for each static file; it gets a 304, or the file if it has changed."""
+    root = stand_in({"static/app.css": "body { margin: 0 }\n"})
+    with using_settings(NOTHING):
+        async with visiting(create_app()) as client:
+            first = await client.get("/static/app.css")
+            known = {"If-None-Match": first.headers["etag"]}
+            again = await client.get("/static/app.css", headers=known)
+            (root / "src/shop/static/app.css").write_text("body { margin: 1px }\n")
+            changed = await client.get("/static/app.css", headers=known)
+
+    assert [first.status_code, again.status_code, changed.status_code] == [200, 304, 200]
+    assert {one.headers["cache-control"] for one in (first, again, changed)} == {"no-cache"}
 
 
 async def test_without_a_static_folder_there_is_no_static_path(stand_in):

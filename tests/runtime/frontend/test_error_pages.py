@@ -12,6 +12,7 @@ from httpx2 import ASGITransport, AsyncClient
 
 from vibetuner.config import Settings, using_settings
 from vibetuner.frontend.app import create_app
+from vibetuner.resources.sql import open_sql
 
 NOTHING = Settings(environment="test", redis_url=None, mongodb_url=None, database_url=None)
 IN_PRODUCTION = NOTHING.model_copy(update={"environment": "production"})
@@ -45,6 +46,29 @@ TUNE = """
 
 
     app = VibetunerApp(routes=[router], headers={"X-Frame-Options": None, "X-Shop": "yes"})
+"""
+TUNE_WITH_SQL = """
+    from fastapi import APIRouter
+    from sqlalchemy import text
+    from vibetuner import VibetunerApp
+    from vibetuner.resources.slots import sql_engine
+
+    router = APIRouter()
+
+
+    @router.get("/echo/{word}")
+    async def echo(word: str) -> str:
+        async with sql_engine.get().connect() as connection:
+            return await connection.scalar(text("SELECT CAST(:word AS TEXT)"), {"word": word})
+
+
+    @router.get("/broken")
+    async def broken() -> None:
+        async with sql_engine.get().connect() as connection:
+            await connection.execute(text("SELECT 1 / 0"))
+
+
+    app = VibetunerApp(routes=[router])
 """
 PATHS = {"/nowhere": 404, "/private": 403, "/broken": 500, "/away": 503, "/counted?number=x": 422}
 
@@ -143,3 +167,20 @@ async def test_a_handler_of_the_project_comes_first(stand_in: Callable[..., Any]
     async with visiting() as client:
         assert (await client.get("/nowhere", headers=BROWSER)).text == "mine"
         assert "<h1>" in (await client.get("/private", headers=BROWSER)).text
+
+
+async def test_a_character_that_the_database_does_not_store_is_no_fault_of_the_app(
+    stand_in: Callable[..., Any], postgres: str
+):
+    """A NUL that PostgreSQL refuses is a 422 without a traceback; a wrong query is still a 500."""
+    stand_in(tune=TUNE_WITH_SQL)
+    settings = IN_PRODUCTION.model_copy(update={"database_url": postgres})
+    async with visiting(settings) as client, open_sql(settings):
+        stored = await client.get("/echo/ann")
+        refused = await client.get("/echo/a%00n")
+        broken = await client.get("/broken")
+
+    assert (stored.status_code, stored.json()) == (200, "ann")
+    assert refused.status_code == 422
+    assert refused.json() == {"detail": "The request holds a character that can't be stored."}
+    assert broken.status_code == 500

@@ -35,6 +35,7 @@ def guarded(**options: Any) -> AsyncClient:
         ({"Sec-Fetch-Site": "none"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "https://["}, 403),
         ({"Origin": "https://shop.example.evil.example"}, 403),
         ({"Origin": "https://blog.shop.example", "Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -75,6 +76,7 @@ async def test_answers_carry_headers_that_they_do_not_set_themselves():
     assert answer.headers["x-frame-options"] == "SAMEORIGIN"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-cache"
     assert "content-security-policy" not in answer.headers
     assert "trusted_origins=" in refused.text
     assert refused.headers["x-frame-options"] == "DENY"

@@ -132,13 +132,13 @@ async def settle_all(verb: Verb, filters: Filters, *, limit: int | None, yes: bo
 
     Raises NotConfirmed if there is no terminal to ask on, and no --yes.
     """
-    found = await total(filters)
-    found = found if limit is None else min(found, limit)
+    known = await total(filters)
+    found = known if limit is None else min(known, limit)
     if not found:
         return Outcome()
     if not yes:
         _confirm(verb, found)
-    return await _settle(verb, matching(filters, limit=found), count=found)
+    return await _settle(verb, matching(filters, limit=found, known=known), count=found)
 
 
 def print_list(page: Page, total: int, *, as_json: bool = False) -> None:

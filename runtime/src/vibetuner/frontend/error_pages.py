@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib import import_module
 from typing import Any
 
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
@@ -16,12 +17,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vibetuner.config import Settings
 from vibetuner.errors import ErrorContext
 from vibetuner.hooks import Hooks
 from vibetuner.templates import get_templates
 
 logger = logging.getLogger(__name__)
 
+#: PostgreSQL's SQLSTATE for a text that its encoding doesn't have
+NOT_IN_REPERTOIRE = "22021"
 OWN, OURS = "error.html", "vibetuner/error.html"
 # A title and a sentence for what people see most; every other status has its name.
 WORDS = {
@@ -78,6 +82,24 @@ async def refused(request: Request, error: HTTPException) -> Response:
     detail: Any = error.detail
     is_own = isinstance(detail, str) and detail != _phrase(error.status_code)
     return with_page(request, answer, detail if is_own else "")
+
+
+def text_handlers(settings: Settings) -> dict[Any, Any]:
+    """Return the handler of errors for text that the SQL database can't store.
+
+    Anybody can send a NUL, in a path or in a form, and PostgreSQL refuses it.
+    """
+    if not settings.database_url:
+        return {}
+
+    async def unstorable(request: Request, error: Exception) -> Response:
+        if getattr(getattr(error, "orig", None), "sqlstate", None) != NOT_IN_REPERTOIRE:
+            raise error
+        message = "The request holds a character that can't be stored."
+        return with_page(request, JSONResponse({"detail": message}, 422), message)
+
+    # Loaded on demand, like the driver.
+    return {import_module("sqlalchemy.exc").DBAPIError: unstorable}
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

@@ -17,6 +17,8 @@ CONTENT_SECURITY_POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 DEFAULT_HEADERS: Mapping[str, str] = {
+    # Without it, a browser guesses how long a file stays fresh, and shows an old one for days.
+    "Cache-Control": "no-cache",
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",

@@ -308,14 +308,21 @@ async def _settle_one(verb: Verb, letter: str | DeadLetter, by: str | None) -> S
     return Settled(task_id)
 
 
-async def matching(filters: Filters, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
-    """Yield at most ``limit`` letters, newest first, without letters that are added meanwhile."""
+async def matching(
+    filters: Filters, *, limit: int | None = None, known: int | None = None
+) -> AsyncIterator[DeadLetter]:
+    """Yield at most ``limit`` letters, newest first, without letters that are added meanwhile.
+
+    ``known`` is the number that matched when a person was asked; letters added since are left out.
+    """
+    newer = 0 if known is None else max(0, await total(filters) - known)
     after, left = None, limit
     while left is None or left > 0:
         page = await find(filters, limit=PAGE, after=after)
-        for letter in page.letters[:left]:
+        letters, newer = page.letters[newer:], max(0, newer - len(page.letters))
+        for letter in letters[:left]:
             yield letter
-        left = None if left is None else left - len(page.letters)
+        left = None if left is None else left - len(letters)
         after = page.next
         if after is None:
             return

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vibetuner import VibetunerApp
 from vibetuner.config import Settings, get_settings, using_settings
 from vibetuner.frontend.debug.pages import ChangeStream
 from vibetuner.sse.hub import Hub
+from vibetuner.tasks.dead_letters import discard, get
 from vibetuner.tasks.queues import ReadOrder
 from vibetuner.tasks.worker import TaskWorker, using_worker
 
@@ -92,6 +94,7 @@ async def test_a_task_is_watched_from_the_queue_to_its_end(
         text = (await until(lambda: client.get(url), lambda a: "badge done" in a.text)).text
         overview = (await client.get(HOME)).text
         schedule = (await client.get(f"{HOME}/cron")).text
+        assert 'id="run-nightly"' in schedule  # by which htmx keeps the focus
     assert '<pre tabindex="0">hello</pre>' in text
     assert "Explanation" in before
     assert "Explanation" not in text
@@ -161,18 +164,18 @@ async def test_a_task_is_aborted_and_enqueued_again(
 ):
     """The buttons to abort, to enqueue again and to run a cron task lead to the task's page.
 
-    The id may be the project's own, with a slash.
+    The id may be the project's own, with a slash and a percent sign. The page fetches itself again.
     """
     async with running(runner):
         task = worker.registry["waits"].enqueue()
-        task.id = "acme/2026-11"
+        task.id = "acme/20%25"
+        url = f"{HOME}/task/acme/20%2525"
         await task
-        await until(
-            lambda: client.get(f"{HOME}/task/{task.id}"), lambda a: "badge running" in a.text
-        )
-        ended = await client.post(f"{HOME}/task/{task.id}/abort")
+        page = await until(lambda: client.get(url), lambda a: "badge running" in a.text)
+        assert f'hx-get="{url}"' in page.text
+        ended = await client.post(f"{url}/abort")
         assert "The task has ended." in ended.text
-        again = await client.post(f"{HOME}/task/{task.id}/abort")
+        again = await client.post(f"{url}/abort")
         assert again.status_code == 409
         assert "has ended already" in again.text
 
@@ -225,7 +228,7 @@ async def test_a_group_and_then_all_are_settled_with_a_count_before(
 ):
     """A group of letters is settled after a question that names their number.
 
-    The letters of another bug stay.
+    The letters of another bug stay, and so does one that is added after the question.
     """
     settings = get_settings()
     url = settings.mongodb_url if store == "mongodb" else None
@@ -234,14 +237,18 @@ async def test_a_group_and_then_all_are_settled_with_a_count_before(
         await bury(worker, *(f"b{n}" for n in range(3)), fingerprint="f2")
         asked = await client.get(f"{HOME}/dead/confirm?verb=retry&fingerprint=f1")
         assert "Retry 5 dead letters?" in asked.text
+        assert 'name="total" value="5"' in asked.text
+        await bury(worker, "late", fingerprint="f1", failed_at=datetime.now(UTC))
 
-        form = {"verb": "retry", "fingerprint": "f1"}
+        form = {"verb": "retry", "fingerprint": "f1", "total": "5"}
         begun = await client.post(f"{HOME}/dead/act", data=form)
         done = await until(lambda: client.get(str(begun.url)), lambda a: 'id="over"' in a.text)
         assert "Done: 5 retried" in done.text
-        assert "3 open, by bug" in (await client.get(f"{HOME}/dead")).text
+        assert (await get("late")).is_open
+        assert "4 open, by bug" in (await client.get(f"{HOME}/dead")).text
+        await discard("late")
 
-        begun = await client.post(f"{HOME}/dead/act", data={"verb": "discard"})
+        begun = await client.post(f"{HOME}/dead/act", data={"verb": "discard", "total": "9"})
         await until(lambda: client.get(str(begun.url)), lambda a: "Done: 3 discarded" in a.text)
         assert "No dead letters" in (await client.get(f"{HOME}/dead")).text
 
@@ -266,9 +273,9 @@ async def test_no_action_is_taken_for_another_site(client: AsyncClient, worker: 
 async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
     worker: TaskWorker, settings: Settings, tmp_path: Path, fault: str
 ):
-    """While Redis is gone, each page answers 503 with the cure, within seconds.
+    """While Redis is gone, each page answers 503 with the cure, and a link to it, within seconds.
 
-    Once Redis is back, so are the pages.
+    Once Redis is back, so are the pages. There is no link to an action.
     """
     server = Valkey(tmp_path, lasting=False)
     server.start()
@@ -280,6 +287,10 @@ async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
             began = time.monotonic()
             answers = await asyncio.gather(*(client.get(HOME + path) for path in PAGES))
             spent = time.monotonic() - began
+            if fault == "killed":
+                action = await client.post(f"{HOME}/cron/run", data={"name": "nightly"})
+                assert action.status_code == 503
+                assert f'href="{HOME}">Overview' in action.text
             server.thaw() if fault == "frozen" else server.start()
             back = await until(lambda: client.get(HOME), lambda a: a.status_code == 200)
     finally:
@@ -289,6 +300,7 @@ async def test_a_redis_that_is_gone_gives_a_page_with_the_cure(
         assert answer.status_code == 503, path
         assert "be read</h1>" in answer.text
         assert "Start it, correct REDIS_URL" in answer.text
+        assert f'href="{HOME}{path}">Try again' in answer.text
     assert spent < 10  # five are promised; this machine has other things to do
     assert "No worker is alive" in back.text
 

@@ -492,6 +492,8 @@ async def test_a_gate_before_any_app_has_an_answer_of_its_own(path: str, root: s
         ("", "", False),
         ("", "shop.example", False),
         ("null", "shop.example", False),
+        ("https://[", "shop.example", False),
+        ("https://shop.example@evil.example", "shop.example", False),
     ],
 )
 def test_an_origin_is_of_the_host_that_is_asked(origin: str, host: str, is_same: bool):

@@ -95,3 +95,12 @@ async def test_no_more_letters_are_settled_than_were_counted(
     assert all(outcome.done.values())
     left = (await find(Filters(), limit=9)).letters
     assert len(left) == 3 - len(outcome.done)
+
+
+async def test_letters_that_were_added_after_the_count_are_left_out(
+    queue: TaskWorker, settings: Settings
+):
+    """Of three letters, the two that somebody has seen are settled, and not the newest."""
+    await bury(queue, settings, "one", "two", "three")
+    found = [letter.task_id async for letter in matching(Filters(), limit=2, known=2)]
+    assert found == ["two", "one"]

@@ -111,9 +111,13 @@ async def confirm(
 
 
 @letters.post("/act")
-async def act(verb: Annotated[Verb, Form()], fingerprint: Annotated[str, Form()] = "") -> Response:
-    """Start to retry or discard a group, or all."""
-    total = await count(fingerprint=fingerprint or None)
+async def act(
+    verb: Annotated[Verb, Form()],
+    total: Annotated[int, Form(ge=0)],
+    fingerprint: Annotated[str, Form()] = "",
+) -> Response:
+    """Start to retry or discard as many letters of a group, or of all, as the button named."""
+    total = min(total, await count(fingerprint=fingerprint or None))
     job_id = await start_job(verb, fingerprint or None, total, by=BY)
     return back_to(f"/dead/job/{job_id}")
 
@@ -188,8 +192,9 @@ def _to_task(task_id: str, said: str = "") -> Response:
 
 async def _run(job: Job, by: str) -> None:
     try:
-        # Only as many as were counted: letters of tasks that fail during the job stay open.
-        letters = matching(Filters(fingerprint=job.fingerprint), limit=job.total)
+        # Letters of tasks that have failed since the count stay open.
+        filters = Filters(fingerprint=job.fingerprint)
+        letters = matching(filters, limit=job.total, known=job.total)
         async for one in settle(job.verb, letters, by=by):
             if one.refusal:
                 job.refused += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
@@ -134,7 +133,8 @@ def is_own_origin(request: Request) -> bool:
 def is_same_host(request: HTTPConnection) -> bool:
     """Return whether ``Origin`` names the host that the request is for."""
     origin, host = request.headers.get("Origin", ""), request.headers.get("Host", "")
-    return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    # Not urlsplit: it raises ValueError for malformed text, which anybody can send.
+    return bool(host) and origin.partition("://")[2].lower() == host.lower()
 
 
 def never_kept(send: Send) -> Send:

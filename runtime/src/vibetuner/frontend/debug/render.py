@@ -77,7 +77,7 @@ def page(request: Request, name: str, status: int = 200, **values: Any) -> HTMLR
     root = find_root()
     shared = {
         "project": project_info().name if root else get_settings().queue_name,
-        "path": request.url.path,
+        "path": quote(request.scope["path"]),  # in request.url, a percent sign stays as it is
         "query": request.url.query,
         "may_lock": COOKIE in request.cookies,
         "said": SAID.get(request.query_params.get("said", "")),
@@ -113,8 +113,10 @@ def _problem(request: Request, error: VibetunerError) -> HTMLResponse:
     status = next((code for kinds, code in STATUS if isinstance(error, kinds)), 500)
     if isinstance(error, LookupError):
         status = 404
+    # A link repeats a page, but no action.
+    values = {"message": str(error), "may_repeat": status == 503 and request.method == "GET"}
     # A request of htmx is for a part of an open page: it gets the same page, and shows it.
-    return page(request, "problem.html", status, code=status, message=str(error))
+    return page(request, "problem.html", status, code=status, **values)
 
 
 @cache
