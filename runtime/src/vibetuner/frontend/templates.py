@@ -18,11 +18,8 @@ def render(
 ) -> HTMLResponse:
     """Render a page from ``src/<package>/templates/``; templates also see ``request``, ``url_for``.
 
-    No browser stores the page, as *Back* would show it as it was then, also after signing out.
-
     Raises:
         jinja2.TemplateNotFound: there is no such template.
     """
     values = {"request": request, "url_for": request.url_for, **(context or {})}
-    text = get_templates().get_template(name).render(values)
-    return HTMLResponse(text, status_code, {"Cache-Control": "no-store"})
+    return HTMLResponse(get_templates().get_template(name).render(values), status_code)
