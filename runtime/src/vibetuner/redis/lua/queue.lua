@@ -232,11 +232,12 @@ local function queue_of(prefix, task, otherwise)
 end
 
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
+-- With `result`, the task has succeeded, and `dependent` is its fallback, which takes that result over.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
   post(queue_of(prefix, dependent, stream), dependent, now)
 end
 
@@ -275,15 +276,17 @@ end
 
 -- Queue all dependents of a failed task but its fallback: those that start even if it failed, and
 -- the others to fail in turn. They are queued in the step that records its end, so that none is lost
--- with the worker that takes this step.
+-- with the worker that takes this step. Return whether the fallback waited for this task, which it
+-- does not if it was aborted.
 local function fail_dependents(prefix, one, now)
-  local dependents = prefix .. ':task:dependents:' .. one.task
+  local dependents, has_fallback = prefix .. ':task:dependents:' .. one.task, false
   for _, noted in ipairs(members(dependents)) do
     local dependent, regardless = noted:gsub('^~', '')
     if regardless == 1 then
       release(prefix, one.stream, one.task, dependent, now)
     elseif dependent == one.otherwise then
       redis.call('srem', prefix .. ':task:dependencies:' .. dependent, one.task)
+      has_fallback = true
     else
       stop_waiting(prefix, dependent)
       blame(prefix, dependent, one.name .. ' ' .. one.task)
@@ -291,6 +294,7 @@ local function fail_dependents(prefix, one, now)
     end
   end
   redis.call('del', dependents)
+  return has_fallback
 end
 
 -- A larger result is not published, but looked up: a message of more than 32 MB exceeds a limit of the
@@ -322,7 +326,7 @@ local function record_end(prefix, one, batch, now)
   deleted[#deleted + 1] = prefix .. ':task:retry:' .. task
   deleted[#deleted + 1] = prefix .. ':task:data:' .. task
   if not one.message or one.message == '' then
-    append(batch.deleted, prefix .. ':task:queue:' .. task)
+    append(batch.deleted, prefix .. ':task:queue:' .. task, prefix .. ':task:fallback:' .. task)
   end
   if one.expires or one.gone then append(deleted, prefix .. ':task:message:' .. task) end
   if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
@@ -335,9 +339,8 @@ local function record_end(prefix, one, batch, now)
       release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
     end
   else
-    if batch.linked then fail_dependents(prefix, one, now) end
     -- The fallback of a task that was aborted while it waited may have to wait, too.
-    if one.otherwise and not has_ended(prefix, one.otherwise)
+    if batch.linked and fail_dependents(prefix, one, now)
       and redis.call('exists', prefix .. ':task:dependencies:' .. one.otherwise) == 0 then
       post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
     end
