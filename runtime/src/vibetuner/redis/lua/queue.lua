@@ -492,11 +492,12 @@ local function due(keys, argv)
   return soonest and string.format('%.3f', soonest - time[1] * 1000 - time[2] / 1000)
 end
 
--- Schedule the next run of a cron task, unless another worker has done so.
+-- Schedule the next run of a cron task, unless another worker has done so, or the schedule was removed.
 -- ARGV: task name, id of the next run, its time, priority, its payload or nothing. Returns 1 if
 -- this call scheduled it.
 local function cron(keys, argv)
   local prefix, name, task, moment = keys[1], argv[1], argv[2], argv[3]
+  if redis.call('hexists', prefix .. ':cron:jobs', name) == 0 then return 0 end
   local changed = redis.call('zadd', prefix .. ':cron:schedule', 'gt', 'ch', moment, name)
   if changed ~= 0 then
     redis.call('zadd', prefix .. ':queues:delayed:' .. argv[4], moment, task)
@@ -505,13 +506,50 @@ local function cron(keys, argv)
   return changed
 end
 
--- Store the payload and the crontab of a cron task; `cron` schedules it.
--- ARGV: task name, crontab line, payload.
+-- Remove a run of a schedule that is not due yet.
+local function drop_run(prefix, task)
+  local made = redis.call('hgetall', prefix .. ':made')
+  for i = 1, #made, 2 do
+    if redis.call('zrem', prefix .. ':queues:delayed:' .. made[i], task) == 1 then
+      redis.call('del', prefix .. ':task:data:' .. task)
+    end
+  end
+end
+
+-- Store a schedule, and its next run in place of the one that is not due yet. A run that is due takes
+-- place.
+-- KEYS: the queue's prefix, the journal's hash of cron tasks. ARGV: name, crontab line, payload, the
+-- time of the scheduled run or 0, priority, the time of the next run, the id of the scheduled run if
+-- its line or its call has changed, the id of a repeated call or nothing, then id and payload of the
+-- next run, and others for it if the first id is taken.
+-- Returns nothing if the scheduled run has changed meanwhile, so that the call must be made anew.
 local function declare_cron(keys, argv)
-  local prefix, name = keys[1], argv[1]
+  local prefix, name, schedule = keys[1], argv[1], keys[1] .. ':cron:schedule'
+  local due = tonumber(redis.call('zscore', schedule, name) or 0)
+  if due ~= tonumber(argv[4]) then return false end
   redis.call('set', prefix .. ':cron:data:' .. name, argv[3])
-  redis.call('hset', prefix .. ':cron:jobs', name, argv[2])
-  redis.call('zrem', prefix .. ':cron:schedule', name)
+  if redis.call('hget', prefix .. ':cron:jobs', name) ~= argv[2] then
+    redis.call('hset', prefix .. ':cron:jobs', name, argv[2])
+    redis.call('hdel', keys[2], name)  -- no run of this line was missed yet
+  end
+  if argv[8] ~= '' then redis.call('hset', prefix .. ':cron:queues', name, argv[5]) end
+  if due > clock() then
+    for i = 7, 8 do
+      if argv[i] ~= '' then drop_run(prefix, argv[i]) end
+    end
+    redis.call('zrem', schedule, name)
+  end
+  local i = 9
+  while argv[i + 2] and redis.call(
+    'exists', prefix .. ':task:data:' .. argv[i], prefix .. ':task:results:' .. argv[i]) > 0 do
+    i = i + 2
+  end
+  return cron(keys, { name, argv[i], argv[6], argv[5], argv[i + 1] })
+end
+
+-- Repeat a call at each time of a crontab line; see declare_cron.
+local function repeat_call(keys, argv)
+  return declare_cron(keys, argv)
 end
 
 -- Return whether a row of an outbox was handed on; `mark` tells it from other rows of this task's id.

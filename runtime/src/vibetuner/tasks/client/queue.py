@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from vibetuner.stored import dump_record
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
-from vibetuner.tasks.engine import call_data, follows_another, is_chained
+from vibetuner.tasks.engine import call_data, cron_id, follows_another, is_chained
 from vibetuner.tasks.journal import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
 from vibetuner.tasks.retry import unique_of
@@ -261,23 +261,53 @@ class QueueClient:
     async def repeat(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
-        All times, including the first, count by the server's clock.
+        All times, including the first, count by the server's clock. A schedule under the same id is
+        replaced.
         """
-        keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
-        payload = self.codec.seal(pickle_call(task, now), Kind.SCHEDULE, task.id)
-        next_run: Callable[..., int] = task.worker.next_run
         async with self.answering():
-            offset = server_ms(await connection.call("TIME")) - time.time_ns() // 1_000_000
-            moment = next_run(tab, offset)
-            await asyncio.gather(
-                connection.call("SET", keys.cron_data(task.id), payload),
-                connection.call("HSET", keys.cron_tabs, task.id, tab),
-                connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
-                connection.call("ZADD", keys.cron_schedule, moment, task.id),
+            await self.store_schedule(
+                task.id, str(task.schedule), pickle_call(task, now), task.priority or "",
+                next_run=task.worker.next_run, is_call=True,
+            )  # fmt: skip
+
+    async def store_schedule(  # noqa: PLR0913 - the parts of a schedule
+        self,
+        name: str,
+        tab: str,
+        body: bytes,
+        queue: str,
+        *,
+        next_run: Callable[..., int],
+        is_call: bool = False,
+    ) -> None:
+        """Store a schedule and its next run, in one step.
+
+        Args:
+            name: the name of a cron task, or the id of a repeated call.
+            body: the pickled call.
+            next_run: returns when a line is next due; see :class:`.Cron`.
+            is_call: whether a call is repeated; its first run has its id, if that is free.
+        """
+        keys, call = self.keys, self.functions.connection.call
+        function, first = ("repeat_call", name) if is_call else ("declare_cron", "")
+        answer = None
+        while answer is None:
+            due, known, clock = await asyncio.gather(
+                call("ZSCORE", keys.cron_schedule, name),
+                call("HGET", keys.cron_tabs, name),
+                call("TIME"),
             )
-        first = copy(task)
-        first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
-        await self._enqueue_some([first], now)
+            planned = float(due or 0)
+            moment = next_run(tab, server_ms(clock) - time.time_ns() // 1_000_000)
+            is_replaced = planned and (is_call or known != tab.encode())
+            runs = dict.fromkeys((first or cron_id(name, moment), cron_id(name, moment)))
+            values: list[Any] = [
+                name, tab, self.codec.seal(body, Kind.SCHEDULE, name), repr(planned), queue, moment,
+                cron_id(name, int(planned)) if is_replaced else "", first,
+            ]  # fmt: skip
+            for run in runs:
+                values += (run, self.codec.seal(body, Kind.CALL, run))
+            answer = await self.functions.call(function, (keys.queue, keys.journal.cron), values)
 
     async def result(self, task_id: str, seconds: float | None) -> TaskResult[Any]:
         """Wait for a task's result.
