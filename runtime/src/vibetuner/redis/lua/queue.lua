@@ -231,6 +231,26 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
+-- Note where a task is that may expire, for replace_expired: its message and its stream, or `-` and the
+-- set of delayed tasks.
+local function note_expiring(prefix, task, message, place)
+  if type(message) == 'table' then return end  -- an error
+  redis.call('set', prefix .. ':task:message:' .. task, message .. ' ' .. place, 'px', UNREAD)
+end
+
+-- Note the message of a task that was delayed or waited for others, if it may expire.
+local function note_queued(prefix, task, message, stream)
+  if redis.call('exists', prefix .. ':task:message:' .. task) == 1 then
+    note_expiring(prefix, task, message, stream)
+  end
+end
+
+-- Queue a task that waited for others: where enqueue recorded it, or in `otherwise`.
+local function queue_follower(prefix, task, otherwise, now)
+  local stream = queue_of(prefix, task, otherwise)
+  note_queued(prefix, task, post(stream, task, now), stream)
+end
+
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
 -- With `result`, the task has succeeded, and `dependent` is its fallback, which takes that result over.
 local function release(prefix, stream, task, dependent, now, result)
@@ -238,7 +258,7 @@ local function release(prefix, stream, task, dependent, now, result)
   if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  post(queue_of(prefix, dependent, stream), dependent, now)
+  queue_follower(prefix, dependent, stream, now)
 end
 
 -- Release all dependents of a task that succeeded; `~id` marks one that starts even if it failed.
@@ -290,7 +310,7 @@ local function fail_dependents(prefix, one, now)
     else
       stop_waiting(prefix, dependent)
       blame(prefix, dependent, one.name .. ' ' .. one.task)
-      post(queue_of(prefix, dependent, one.stream), dependent, now)
+      queue_follower(prefix, dependent, one.stream, now)
     end
   end
   redis.call('del', dependents)
@@ -326,7 +346,9 @@ local function record_end(prefix, one, batch, now)
   deleted[#deleted + 1] = prefix .. ':task:retry:' .. task
   deleted[#deleted + 1] = prefix .. ':task:data:' .. task
   if not one.message or one.message == '' then
-    append(batch.deleted, prefix .. ':task:queue:' .. task, prefix .. ':task:fallback:' .. task)
+    for _, what in ipairs({ 'queue', 'fallback', 'message' }) do
+      append(batch.deleted, prefix .. ':task:' .. what .. ':' .. task)
+    end
   end
   if one.expires or one.gone then append(deleted, prefix .. ':task:message:' .. task) end
   if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
@@ -342,7 +364,7 @@ local function record_end(prefix, one, batch, now)
     -- The fallback of a task that was aborted while it waited may have to wait, too.
     if batch.linked and fail_dependents(prefix, one, now)
       and redis.call('exists', prefix .. ':task:dependencies:' .. one.otherwise) == 0 then
-      post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
+      queue_follower(prefix, one.otherwise, one.stream, now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
@@ -482,6 +504,7 @@ local function due(keys, argv)
     for j = 1, #ready, 2 do
       gone[#gone + 1] = ready[j]
       local message = post(stream, ready[j], ready[j + 1])
+      note_queued(keys[1], ready[j], message, stream)
       if grouped then note_message(keys[1], ready[j], message) end
     end
     each({ 'zrem', delayed }, gone)
@@ -611,17 +634,18 @@ local function follow(prefix, task, priority, argv, i, last, gone)
   return true
 end
 
--- Delete the message of an earlier task of this id that waits in a queue, but has expired.
+-- Remove an earlier task of this id that has expired while it waited.
 local function replace_expired(prefix, task)
   local known = redis.pcall('get', prefix .. ':task:message:' .. task)
-  local message, priority = (type(known) == 'string' and known or ''):match('^(%S+) (.*)$')
-  if message then redis.pcall('xdel', prefix .. ':queues:' .. priority, message) end
-end
-
--- Note the message of a task that may expire, for replace_expired.
-local function note_expiring(prefix, task, priority, message)
-  if type(message) == 'table' then return end  -- an error
-  redis.call('set', prefix .. ':task:message:' .. task, message .. ' ' .. priority, 'px', UNREAD)
+  local message, place = (type(known) == 'string' and known or ''):match('^(%S+) (.*)$')
+  if not message then return end
+  stop_waiting(prefix, task)
+  for _, marks in ipairs({ ':aborted', ':failing' }) do redis.pcall('srem', prefix .. marks, task) end
+  if message == '-' then
+    redis.pcall('zrem', place, task)
+  else
+    redis.pcall('xdel', place, message)
+  end
 end
 
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
@@ -639,16 +663,21 @@ local function enqueue_from(prefix, argv, i, is_batch, gone, call)
     if has_ended or not store_payload(prefix, task, argv[i + 1], lifetime, 'nx') then
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
-    elseif last == i + 5 or not follow(prefix, task, priority, argv, i + 6, last, gone) then
+    else
+      local stream, delayed = prefix .. ':queues:' .. priority, prefix .. ':queues:delayed:' .. priority
+      local message, place = '-', delayed
       if lifetime ~= '0' then replace_expired(prefix, task) end
-      if moment == '0' then
-        answer = post(prefix .. ':queues:' .. priority, task, now, call)
-        if lifetime ~= '0' then note_expiring(prefix, task, priority, answer) end
+      if last > i + 5 and follow(prefix, task, priority, argv, i + 6, last, gone) then
+        -- The last of the others queues it.
+      elseif moment == '0' then
+        answer = post(stream, task, now, call)
+        message, place = answer, stream
       else
-        local added = call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
+        local added = call('zadd', delayed, moment, task)
         answer = type(added) == 'table' and added or answer
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
       end
+      if lifetime ~= '0' then note_expiring(prefix, task, message, place) end
     end
     reply[#reply + 1] = answer
     i = last + 1
