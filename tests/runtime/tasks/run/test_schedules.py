@@ -10,6 +10,7 @@ import pytest
 
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
+from vibetuner.app import VibetunerApp
 from vibetuner.config import Settings
 from vibetuner.tasks.call import TaskCall
 from vibetuner.tasks.engine import cron_id
@@ -89,6 +90,22 @@ async def test_a_changed_line_replaces_the_run_that_the_old_one_planned(
                 str(key) async for key in deployed.redis.scan_iter(keys.data("*"), count=10_000)
             ]
             assert data == [keys.data(run)]
+
+
+async def test_a_cron_task_that_moves_to_another_queue_has_one_next_run(
+    worker: TaskWorker, running: Running, settings: Settings
+):
+    """The next run of a cron task that moves to another queue is taken out of the old one."""
+    for queue in ("high", "low", "high"):
+        deployed = TaskWorker(settings, lambda: VibetunerApp(queues=["high", "low"]))
+
+        @deployed.cron("0 0 1 1 *", name="tick", queue=queue)
+        async def tick() -> None: ...
+
+        async with running(deployed):
+            places = [deployed.client.keys.delayed(name) for name in ("high", "low")]
+            counts = [await deployed.redis.zcard(place) for place in places]
+        assert counts == [int(queue == "high"), int(queue == "low")]
 
 
 async def test_a_run_that_is_due_outlives_a_change_of_its_line(
@@ -184,6 +201,21 @@ async def test_a_schedule_that_is_removed_meanwhile_is_not_scheduled_again(worke
         assert await task.unschedule()
         await cron.schedule("nightly", "0 3 * * *", "normal")
         assert (await planned(worker), await next_of(worker, "nightly")) == ({}, 0)
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e300", "-1"])
+async def test_a_schedule_with_a_wrong_time_is_repaired_when_a_worker_starts(
+    worker: TaskWorker, running: Running, score: str
+):
+    """A worker starts, and plans the next run, whatever time the schedule holds."""
+
+    @worker.cron("0 0 1 1 *", name="tick")
+    async def tick() -> None: ...
+
+    async with worker:
+        await worker.redis.zadd(worker.client.keys.cron_schedule, {"tick": float(score)})
+    async with running(worker):
+        assert await next_of(worker, "tick") == worker.next_run("0 0 1 1 *")
 
 
 async def test_a_changed_line_has_missed_no_run_before_its_deployment(

@@ -529,6 +529,9 @@ local function cron(keys, argv)
   return changed
 end
 
+-- No run is later: the year 10000, in milliseconds.
+local LAST_MOMENT = 253402300800000
+
 -- Remove a run of a schedule that is not due yet.
 local function drop_run(prefix, task)
   local made = redis.call('hgetall', prefix .. ':made')
@@ -542,13 +545,14 @@ end
 -- Store a schedule, and its next run in place of the one that is not due yet. A run that is due takes
 -- place.
 -- KEYS: the queue's prefix, the journal's hash of cron tasks. ARGV: name, crontab line, payload, the
--- time of the scheduled run or 0, priority, the time of the next run, the id of the scheduled run if
--- its line or its call has changed, the id of a repeated call or nothing, then id and payload of the
--- next run, and others for it if the first id is taken.
+-- time of the scheduled run or 0, priority, the time of the next run, the id of the scheduled run, the
+-- id of a repeated call or nothing, then id and payload of the next run, and others for it if the
+-- first id is taken.
 -- Returns nothing if the scheduled run has changed meanwhile, so that the call must be made anew.
 local function declare_cron(keys, argv)
   local prefix, name, schedule = keys[1], argv[1], keys[1] .. ':cron:schedule'
-  local due = tonumber(redis.call('zscore', schedule, name) or 0)
+  local score = redis.call('zscore', schedule, name) or '0'  -- or inf
+  local due = score:sub(1, 1) == '-' and 0 or math.min(tonumber(score) or LAST_MOMENT, LAST_MOMENT)
   if due ~= tonumber(argv[4]) then return false end
   redis.call('set', prefix .. ':cron:data:' .. name, argv[3])
   if redis.call('hget', prefix .. ':cron:jobs', name) ~= argv[2] then
@@ -557,9 +561,8 @@ local function declare_cron(keys, argv)
   end
   if argv[8] ~= '' then redis.call('hset', prefix .. ':cron:queues', name, argv[5]) end
   if due > clock() then
-    for i = 7, 8 do
-      if argv[i] ~= '' then drop_run(prefix, argv[i]) end
-    end
+    drop_run(prefix, argv[7])
+    if argv[8] ~= '' then drop_run(prefix, argv[8]) end
     redis.call('zrem', schedule, name)
   end
   local i = 9

@@ -26,6 +26,7 @@ from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
 from vibetuner.stored import dump_record
+from vibetuner.tasks.attempt import LAST_MOMENT
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
@@ -292,18 +293,15 @@ class QueueClient:
         function, first = ("repeat_call", name) if is_call else ("declare_cron", "")
         answer = None
         while answer is None:
-            due, known, clock = await asyncio.gather(
-                call("ZSCORE", keys.cron_schedule, name),
-                call("HGET", keys.cron_tabs, name),
-                call("TIME"),
+            due, clock = await asyncio.gather(
+                call("ZSCORE", keys.cron_schedule, name), call("TIME")
             )
-            planned = float(due or 0)
+            planned = min(max(0.0, float(due or 0)), LAST_MOMENT)
             moment = next_run(tab, server_ms(clock) - time.time_ns() // 1_000_000)
-            is_replaced = planned and (is_call or known != tab.encode())
             runs = dict.fromkeys((first or cron_id(name, moment), cron_id(name, moment)))
             values: list[Any] = [
                 name, tab, self.codec.seal(body, Kind.SCHEDULE, name), repr(planned), queue, moment,
-                cron_id(name, int(planned)) if is_replaced else "", first,
+                cron_id(name, int(planned)), first,
             ]  # fmt: skip
             for run in runs:
                 values += (run, self.codec.seal(body, Kind.CALL, run))
