@@ -10,6 +10,7 @@ import pytest
 
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
+from vibetuner.errors import TaskError
 from vibetuner.stored import read_record
 from vibetuner.tasks.journal import Ended
 from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
@@ -245,3 +246,29 @@ async def test_a_fallback_that_was_aborted_gets_no_second_end(
         await eventually(is_recorded)
         assert await worker.redis.xlen(worker.client.keys.stream("normal")) == 0
         assert [one.outcome for one in (await ends(worker))[safe.id]] == ["aborted"]
+
+
+@pytest.mark.parametrize("is_durable", [(True, False), (False, True)])
+async def test_calls_of_one_enqueue_many_follow_each_other_in_any_order(
+    worker: TaskWorker, running: Running, work: Any, is_durable: tuple[bool, bool]
+):
+    """Calls may follow others of one enqueue_many(), whatever their durability and parts are."""
+    odd, even = is_durable
+    first = work.enqueue("first").start(durable=odd)
+    second = work.enqueue("second").start(after=first.id, durable=even)
+    third = work.enqueue("third").start(after=[second.id, work.enqueue("part")], durable=odd)
+    fourth = work.enqueue("fourth").start(after=third.id, durable=even)
+    async with running(worker):
+        await worker.enqueue_many([fourth, third, second, first])
+        assert (await fourth.result(timeout=30)).result == "fourth"
+
+
+async def test_calls_that_wait_for_each_other_are_refused(worker: TaskWorker, work: Any):
+    """Calls of one enqueue_many() that wait for each other would never start."""
+    first, second, other = work.enqueue("a"), work.enqueue("b"), work.enqueue("c")
+    first.start(after=second.id)
+    second.start(after=first.id)
+    async with worker:
+        with pytest.raises(TaskError, match=r"^work: calls of one enqueue_many\(\) wait for each"):
+            await worker.enqueue_many([other, first, second])
+        assert not await worker.redis.exists([worker.client.keys.data(other.id)])

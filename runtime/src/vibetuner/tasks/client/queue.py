@@ -223,17 +223,19 @@ class QueueClient:
         """Enqueue many tasks, hundreds in one step; return those that can't be, with their errors.
 
         A unique task, and a task with parts, is enqueued in a step of its own. Tasks that follow
-        others come last, as those must be known by then.
+        others of these must come after them.
         """
         once: list[Task[Any, Any]] = []
         refused: list[Refusal] = []
-        for task in sorted(tasks, key=lambda one: bool(one.after)):
+        for task in tasks:
             try:
                 if task.parent.unique and (unique := line_of(task)):
                     await self.enqueue_unique(task, unique, now)
                 elif isinstance(task.schedule, str):
                     await self.repeat(task, now)
                 elif task.after and (parts := parts_of(task)):
+                    refused += await self._enqueue_portions(once, now)
+                    once = []
                     await self.enqueue_batch(task, parts, now)
                 elif len(tasks) == 1:
                     await self.enqueue_new(task, now)
@@ -241,8 +243,12 @@ class QueueClient:
                     once.append(task)
             except (TaskError, StreaqError) as error:
                 refused.append((task, error))
-        for at in range(0, len(once), ENQUEUED_AT_ONCE):
-            refused += await self._enqueue_some(once[at : at + ENQUEUED_AT_ONCE], now)
+        return refused + await self._enqueue_portions(once, now)
+
+    async def _enqueue_portions(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
+        refused: list[Refusal] = []
+        for at in range(0, len(tasks), ENQUEUED_AT_ONCE):
+            refused += await self._enqueue_some(tasks[at : at + ENQUEUED_AT_ONCE], now)
         return refused
 
     async def enqueue_durably(
