@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -80,6 +81,24 @@ async def test_a_task_that_began_in_time_does_not_expire_before_its_retry(
             await named(task.enqueue(), call.id)
         result = await call.result(timeout=30)
     assert (result.success and result.result, result.tries) == ("again", 2)
+
+
+async def test_a_robust_task_may_be_due_long_after_its_expire(worker: TaskWorker, running: Running):
+    """`expire=` of a robust task counts from the time when it is due, however late that is."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", expire=60)
+        async def charge() -> str:
+            return "charged"
+
+    async with running(worker):
+        keys, month = worker.client.keys, timedelta(days=30)
+        late = datetime.now(UTC) + month
+        for call in (charge.enqueue().start(delay=month), charge.enqueue().start(schedule=late)):
+            await call
+            assert await worker.redis.pttl(keys.data(call.id)) > month.total_seconds() * 1000
+            await worker.redis.zadd(keys.delayed("normal"), {call.id: int(time.time() * 1000)})
+            assert (await call.result(timeout=30)).result == "charged"
 
 
 async def test_the_id_of_a_running_task_stays_taken(worker: TaskWorker, running: Running):

@@ -33,7 +33,7 @@ from vibetuner.tasks.client.results import ResultListener
 from vibetuner.tasks.engine import call_data, cron_id, follows_another, is_chained
 from vibetuner.tasks.journal import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
-from vibetuner.tasks.retry import unique_of
+from vibetuner.tasks.retry import policy_of, unique_of
 from vibetuner.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -151,10 +151,9 @@ class QueueClient:
                     raise
                 refused.append((task, error))
                 continue
-            expire = task.parent.expire
             values += (
-                task.id, call, _moment(task), to_ms(expire) if expire else 0,
-                task.priority or "", len(task.after), *task.after,
+                task.id, call, _moment(task), _lifetime(task, now), task.priority or "",
+                len(task.after), *task.after,
             )  # fmt: skip
         return values
 
@@ -536,3 +535,16 @@ def _moment(task: Task[Any, Any]) -> int | str:
     if isinstance(task.schedule, datetime):
         return datetime_ms(task.schedule)
     return 0 if task.delay is None else f"+{to_ms(task.delay)}"
+
+
+def _lifetime(task: Task[Any, Any], now: int) -> int:
+    """Return the milliseconds that a call is kept; 0 for as long as it takes."""
+    expire = task.parent.expire
+    if not expire:
+        return 0
+    wait = 0
+    if policy_of(task.parent) is not None:  # its expire= counts from the time when it is due
+        wait = to_ms(task.delay or 0)
+        if isinstance(task.schedule, datetime):
+            wait = datetime_ms(task.schedule) - now
+    return to_ms(expire) + max(0, wait)
