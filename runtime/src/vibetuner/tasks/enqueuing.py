@@ -50,7 +50,8 @@ class Enqueuer:
         client, now = self._worker.client, time.time_ns() // 1_000_000
         check_enqueue(call, self._worker.priorities)
         parts = self._parts_of(call) if call.after else []
-        if self._durability(call) or call.parent.unique or parts or isinstance(call.schedule, str):
+        durable = self._durably if call.durable is None else call.durable  # faster than a method
+        if durable or call.parent.unique or parts or isinstance(call.schedule, str):
             _raise_first(await self._enqueue_plain([call], now))
         else:
             await client.enqueue_new(call, now)

@@ -152,8 +152,8 @@ class QueueClient:
                 refused.append((task, error))
                 continue
             values += (
-                task.id, call, _moment(task), _lifetime(task, now), task.priority or "",
-                len(task.after), *task.after,
+                task.id, call, _moment(task), _lifetime(task, now) if task.parent.expire else 0,
+                task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
 
@@ -538,13 +538,10 @@ def _moment(task: Task[Any, Any]) -> int | str:
 
 
 def _lifetime(task: Task[Any, Any], now: int) -> int:
-    """Return the milliseconds that a call is kept; 0 for as long as it takes."""
-    expire = task.parent.expire
-    if not expire:
-        return 0
+    """Return the milliseconds that a call of a task with ``expire=`` is kept."""
     wait = 0
     if policy_of(task.parent) is not None:  # its expire= counts from the time when it is due
         wait = to_ms(task.delay or 0)
         if isinstance(task.schedule, datetime):
             wait = datetime_ms(task.schedule) - now
-    return to_ms(expire) + max(0, wait)
+    return to_ms(task.parent.expire or 0) + max(0, wait)
