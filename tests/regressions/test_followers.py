@@ -10,6 +10,7 @@ import pytest
 
 from tests.runtime.conftest import Running
 from tests.waiting import eventually
+from vibetuner.errors import TaskError
 from vibetuner.stored import read_record
 from vibetuner.tasks.journal import Ended
 from vibetuner.tasks.robust import GiveUp, RetryLater, robust_task
@@ -184,3 +185,90 @@ async def test_what_a_skipped_fallback_takes_over_is_deleted(
         safe = await (work.enqueue("good") ^ work)
         assert (await safe.result(timeout=30)).result == "good"
         assert not await worker.redis.exists([worker.client.keys.fallback(safe.id)])
+
+
+async def test_a_fallback_that_waits_for_another_task_does_not_run_after_a_success(
+    worker: TaskWorker, running: Running, work: Any, gate: asyncio.Event
+):
+    """A fallback takes over the result of its task, also if it waits for one that ends later."""
+    ran: list[str] = []
+
+    @worker.task(name="mend")
+    async def mend(name: str) -> None:
+        ran.append(name)
+
+    async with running(worker):
+        other = await work.enqueue("gated")
+        risky = work.enqueue("good")
+        safe = await (risky ^ mend).start(after=other.id)
+        assert (await risky.result(timeout=30)).success
+        gate.set()
+        assert ((await safe.result(timeout=30)).result, ran) == ("good", [])
+        assert not await worker.redis.exists([worker.client.keys.fallback(safe.id)])
+
+
+@pytest.mark.parametrize("end", ["abort", "failure"])
+async def test_a_result_that_a_fallback_does_not_take_over_is_deleted(
+    worker: TaskWorker, running: Running, work: Any, gate: asyncio.Event, end: str
+):
+    """A fallback that is aborted, or fails with another task, leaves no result behind."""
+    async with running(worker):
+        other = await work.enqueue("bad and gated")
+        risky = work.enqueue("good")
+        safe = await (risky ^ work).start(after=other.id)
+        assert (await risky.result(timeout=30)).success
+        kept = worker.client.keys.fallback(safe.id)
+        await eventually(lambda: worker.redis.exists([kept]))
+        if end == "abort":
+            assert await safe.abort(timeout=30)
+        gate.set()
+        assert not (await safe.result(timeout=30)).success
+        assert not await worker.redis.exists([kept])
+
+
+async def test_a_fallback_that_was_aborted_gets_no_second_end(
+    worker: TaskWorker, running: Running, gate: asyncio.Event
+):
+    """An aborted fallback stays aborted when its task fails, even if no result of it is kept."""
+    work = define(worker, gate, ttl=0)
+    async with running(worker):
+        risky = work.enqueue("bad and gated")
+        safe = await (risky ^ work)
+        await eventually(lambda: worker.running() == 1)
+        assert await safe.abort(timeout=30)
+        gate.set()
+        await eventually(lambda: worker.counters["failed"] == 1)
+        last = await work.enqueue("last")
+
+        async def is_recorded() -> bool:
+            return last.id in await ends(worker)
+
+        await eventually(is_recorded)
+        assert await worker.redis.xlen(worker.client.keys.stream("normal")) == 0
+        assert [one.outcome for one in (await ends(worker))[safe.id]] == ["aborted"]
+
+
+@pytest.mark.parametrize("is_durable", [(True, False), (False, True)])
+async def test_calls_of_one_enqueue_many_follow_each_other_in_any_order(
+    worker: TaskWorker, running: Running, work: Any, is_durable: tuple[bool, bool]
+):
+    """Calls may follow others of one enqueue_many(), whatever their durability and parts are."""
+    odd, even = is_durable
+    first = work.enqueue("first").start(durable=odd)
+    second = work.enqueue("second").start(after=first.id, durable=even)
+    third = work.enqueue("third").start(after=[second.id, work.enqueue("part")], durable=odd)
+    fourth = work.enqueue("fourth").start(after=third.id, durable=even)
+    async with running(worker):
+        await worker.enqueue_many([fourth, third, second, first])
+        assert (await fourth.result(timeout=30)).result == "fourth"
+
+
+async def test_calls_that_wait_for_each_other_are_refused(worker: TaskWorker, work: Any):
+    """Calls of one enqueue_many() that wait for each other would never start."""
+    first, second, other = work.enqueue("a"), work.enqueue("b"), work.enqueue("c")
+    first.start(after=second.id)
+    second.start(after=first.id)
+    async with worker:
+        with pytest.raises(TaskError, match=r"^work: calls of one enqueue_many\(\) wait for each"):
+            await worker.enqueue_many([other, first, second])
+        assert not await worker.redis.exists([worker.client.keys.data(other.id)])

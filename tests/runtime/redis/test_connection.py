@@ -246,6 +246,8 @@ async def test_a_closed_connection_refuses_calls(servers: Any):
         await waiting
     with pytest.raises(Disconnected, match="closed"):
         wire.call("PING")
+    with pytest.raises(Disconnected, match="closed"):
+        await wire.connect()
 
 
 async def test_pushed_messages_are_passed_on(servers: Any, wire: Connection):

@@ -164,6 +164,8 @@ class Connection:
 
     async def connect(self) -> None:
         """Connect if necessary; raises the same errors as the future of :meth:`call`."""
+        if self._closed:
+            raise Disconnected("The connection is closed")
         if self._line is None:
             await asyncio.shield(self._start_connecting())
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 #: Functions that add tasks, events and progress.
 GROWING = frozenset({
     "broadcast", "enqueue", "enqueue_batch", "enqueue_each", "enqueue_once", "enqueue_unique",
-    "hand_on", "register_progress", "settle_letter", "write_progress",
+    "hand_on", "register_progress", "repeat_call", "settle_letter", "write_progress",
 })  # fmt: skip
 CALLABLE = re.compile(r"^local function (\w+)\(keys, argv\)", re.MULTILINE)
 FORGOTTEN = ("Function not found", "NOSCRIPT")

@@ -111,7 +111,7 @@ class Keys:
     answered = _Family("answered")  # the answer to a step of the finisher; for 30 to 300 seconds
     health = _Family("health")  # streaq's mark of a live worker
     data = _Family("task:data")  # the payload of a task
-    message = _Family("task:message")  # the message and the queue of a task that may expire
+    message = _Family("task:message")  # where a task is that may expire: its message and its stream
     retry = _Family("task:retry")  # the number of a task's tries
     result = _Family("task:results")  # the result of a task
     blamed = _Family("task:blamed")  # the failed task that a task was to follow, and so fails

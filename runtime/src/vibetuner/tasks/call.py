@@ -89,7 +89,8 @@ class TaskCall(Task[P, R]):
                 enqueued with this one, all or none. A call that was awaited before is not enqueued
                 again, as long as its result is kept.
             delay: how long to wait before the start, in seconds or as a timedelta.
-            schedule: the time of the start, or the crontab line that repeats the task.
+            schedule: the time of the start, or the crontab line that repeats the task. A call that
+                is repeated already, under its id, gets the new line, arguments and queue.
             priority: the name of the queue; by default the task's own.
             durable: whether to return only once the task is on the server's disk, if it writes an
                 append-only file, and on its replicas; a timedelta is the longest wait, instead of 5

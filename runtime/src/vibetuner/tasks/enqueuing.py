@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 from streaq import StreaqError
@@ -49,7 +50,7 @@ class Enqueuer:
         client, now = self._worker.client, time.time_ns() // 1_000_000
         check_enqueue(call, self._worker.priorities)
         parts = self._parts_of(call) if call.after else []
-        durable = self._durably if call.durable is None else call.durable
+        durable = self._durably if call.durable is None else call.durable  # faster than a method
         if durable or call.parent.unique or parts or isinstance(call.schedule, str):
             _raise_first(await self._enqueue_plain([call], now))
         else:
@@ -108,6 +109,7 @@ class Enqueuer:
         ]
         for task in plain:
             check_enqueue(task, self._worker.priorities)
+        plain = _in_order(plain)
         refused = await self._enqueue_plain(plain, time.time_ns() // 1_000_000)
         plain = without(plain, refused)
         own = {part.id: part for task in plain for part in parts_of(task)}
@@ -187,14 +189,55 @@ class Enqueuer:
             await self._worker.after_enqueue()
 
     async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
-        kept: dict[bool | timedelta, list[Task[Any, Any]]] = {}
-        for task in tasks:
-            durable = getattr(task, "durable", None)
-            kept.setdefault(self._durably if durable is None else durable, []).append(task)
-        refused = await self._worker.client.enqueue_many(kept.pop(False, []), now)
-        for durable, some in kept.items():
-            refused += await self._worker.client.enqueue_durably(some, now, durable)
+        """Enqueue calls in portions of equal durability; those that follow others come last."""
+        portions: list[tuple[bool | timedelta, list[Task[Any, Any]]]] = []
+        for task in sorted(tasks, key=self._rank):
+            durable = self._durability(task)
+            # A call that follows others goes behind them; any other may go to the front.
+            fitting = portions[-1:] if task.after else portions
+            some = next((some for known, some in fitting if known == durable), None)
+            if some is None:
+                portions.append((durable, some := []))
+            some.append(task)
+        client, refused = self._worker.client, []
+        for durable, some in portions:
+            if durable is False:
+                refused += await client.enqueue_many(some, now)
+            else:
+                refused += await client.enqueue_durably(some, now, durable)
         return refused
+
+    def _durability(self, task: Task[Any, Any]) -> bool | timedelta:
+        durable: bool | timedelta | None = getattr(task, "durable", None)
+        return self._durably if durable is None else durable
+
+    def _rank(self, task: Task[Any, Any]) -> int:
+        return 2 if task.after else int(self._durability(task) is not False)
+
+
+def _in_order(tasks: Sequence[Task[Any, Any]]) -> list[Task[Any, Any]]:
+    """Return calls so that each comes after those of them that it follows.
+
+    Raises:
+        TaskError: some of them wait for each other.
+    """
+    if not any(task.after for task in tasks):
+        return list(tasks)
+    named: dict[str, list[Task[Any, Any]]] = {}
+    for task in tasks:
+        named.setdefault(task.id, []).append(task)
+    sorter: TopologicalSorter[str] = TopologicalSorter()
+    for task in tasks:
+        marks = {mark.removeprefix("~") for one in (task, *parts_of(task)) for mark in one.after}
+        sorter.add(task.id, *sorted(marks & named.keys()))
+    try:
+        return [task for task_id in sorter.static_order() for task in named[task_id]]
+    except CycleError as error:
+        name = named[error.args[1][0]][0].parent.fn_name
+        raise TaskError(
+            f"{name}: calls of one enqueue_many() wait for each other, so that none would ever "
+            f"start: {', '.join(error.args[1][1:])}"
+        ) from None
 
 
 def _raise_first(refused: Sequence[Refusal]) -> None:

@@ -11,7 +11,7 @@ from streaq.task import Task
 from vibetuner.crontab import check_crontab
 from vibetuner.errors import TaskError
 from vibetuner.tasks.queues import default_queue, list_queues
-from vibetuner.tasks.retry import check_number
+from vibetuner.tasks.retry import check_number, policy_of
 from vibetuner.timing import EPOCH
 
 # A longer time is a mistake, such as milliseconds for seconds, or a timestamp for a duration.
@@ -68,7 +68,8 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
     """Check the arguments of ``task.enqueue(...).start(...)`` and set the call's queue.
 
     Raises TaskError if the id can't be stored; the project does not declare the queue; the delay or
-    schedule is invalid, before 1970 or over ten years away; or it lies after the task's expiry.
+    schedule is invalid, before 1970 or over ten years away; or it lies after the expiry of a task
+    that is not robust.
     """
     name = task.parent.fn_name
     if not task.id.isalnum():  # ids that enqueue() makes are alphanumeric
@@ -85,6 +86,8 @@ def check_enqueue(task: Task[Any, Any], priorities: Sequence[str]) -> None:
         wait = _wait(task)
     except (TypeError, ValueError) as error:
         raise TaskError(f"{name}: {error}") from None
+    if policy_of(task.parent) is not None:  # its expire= counts from the time when it is due
+        return
     expire = _span(task.parent.expire)
     if wait is not None and expire and wait >= expire:
         raise TaskError(

@@ -308,9 +308,7 @@ async def test_the_schedule_of_a_deleted_task_is_named_and_removed(queue: Queue)
     double = queue.worker.registry["double"]
     await double.enqueue(1).start(schedule="0 3 * * *")
     client = queue.worker.client
-    cron = ["clean", "0 4 * * *", b"as an older version has left it"]
-    await client.functions.call("declare_cron", (client.keys.queue,), cron)
-    await queue.redis.zadd(queue.worker.cron_schedule_key, {"clean": 4_000_000_000_000})
+    await client.store_schedule("clean", "0 4 * * *", b"", "normal", next_run=queue.worker.next_run)
 
     notes = {view.name: view.note for view in await list_crons(queue)}
     assert notes.pop("clean") == (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -82,6 +83,24 @@ async def test_a_task_that_began_in_time_does_not_expire_before_its_retry(
     assert (result.success and result.result, result.tries) == ("again", 2)
 
 
+async def test_a_robust_task_may_be_due_long_after_its_expire(worker: TaskWorker, running: Running):
+    """`expire=` of a robust task counts from the time when it is due, however late that is."""
+    with using_worker(worker):
+
+        @robust_task(name="charge", expire=60)
+        async def charge() -> str:
+            return "charged"
+
+    async with running(worker):
+        keys, month = worker.client.keys, timedelta(days=30)
+        late = datetime.now(UTC) + month
+        for call in (charge.enqueue().start(delay=month), charge.enqueue().start(schedule=late)):
+            await call
+            assert await worker.redis.pttl(keys.data(call.id)) > month.total_seconds() * 1000
+            await worker.redis.zadd(keys.delayed("normal"), {call.id: int(time.time() * 1000)})
+            assert (await call.result(timeout=30)).result == "charged"
+
+
 async def test_the_id_of_a_running_task_stays_taken(worker: TaskWorker, running: Running):
     """Nobody enqueues a task under the id of one that runs, however long it has run."""
     begun, go = asyncio.Event(), asyncio.Event()
@@ -130,6 +149,59 @@ async def test_a_call_under_the_id_of_one_that_expired_runs_once(
         await task.result(timeout=30)
         assert await worker.redis.exists([keys.message("sync-7")]) == 0
     assert seen == [2]
+
+
+@pytest.mark.parametrize("place", ["delayed", "due", "aborted", "waiting", "released", "failing"])
+async def test_a_call_runs_once_wherever_the_one_that_expired_under_its_id_was(
+    worker: TaskWorker, running: Running, place: str
+):
+    """A call replaces one of its id that has expired while it was delayed, waited or was queued."""
+    seen: list[str] = []
+
+    @worker.task(name="sync", expire=timedelta(seconds=60))
+    async def sync(part: str) -> str:
+        seen.append(part)
+        await asyncio.sleep(0.2)  # a second run would overlap
+        return part
+
+    async with worker:
+        keys = worker.client.keys
+        if place in {"delayed", "due", "aborted"}:
+            first = await named(sync.enqueue("first"), "sync-7").start(delay=0.001)
+            if place != "delayed":
+                await eventually(lambda: _is_queued(worker))
+            if place == "aborted":
+                await first.abort(timeout=0)
+        else:
+            other = await sync.enqueue("other")
+            first = await named(sync.enqueue("first"), "sync-7").start(after=other.id)
+        await worker.redis.delete([keys.data("sync-7")])  # as after expire=
+        if place in {"released", "failing"}:
+            await _end(worker, "s" if place == "released" else "f")
+        again = await named(sync.enqueue("again"), "sync-7")
+    async with running(worker):
+        assert (await again.result(timeout=9)).result == "again"
+        last = await sync.enqueue("last")
+        assert (await last.result(timeout=30)).result == "last"
+        left = [keys.message("sync-7"), keys.dependencies("sync-7"), keys.aborted, keys.failing]
+        assert not await worker.redis.exists(left)
+    assert [part for part in seen if part != "other"] == ["again", "last"]
+
+
+async def _is_queued(worker: TaskWorker) -> bool:
+    await worker.queue_due()
+    return await worker.redis.xlen(worker.client.keys.stream("normal")) == 1
+
+
+async def _end(worker: TaskWorker, kind: str) -> None:
+    """Claim the first task as a worker does, and record its end."""
+    keys, call = worker.client.keys, worker.client.functions.call
+    await call("make_groups", (keys.queue,), [GROUP, 86_400_000, "normal"])
+    head = [GROUP, worker.id, 60_000, 900]
+    now, _, message, task, *_ = await call("claim", (keys.queue,), [*head, 1, 1, "normal", 1])
+    places = (keys.queue, keys.letters, keys.letter_places, keys.prefix)
+    end = [kind, "normal", message, task, now, "result", "", "sync", "ended", "", "", 0]
+    assert await call("finish", places, [*head, now, "step", "", *end]) == []
 
 
 async def test_an_expired_call_does_not_end_the_one_that_has_its_id(worker: TaskWorker):

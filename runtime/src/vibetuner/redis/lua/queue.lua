@@ -231,13 +231,34 @@ local function queue_of(prefix, task, otherwise)
   return prefix .. ':queues:' .. queue
 end
 
+-- Note where a task is that may expire, for replace_expired: its message and its stream, or `-` and the
+-- set of delayed tasks.
+local function note_expiring(prefix, task, message, place)
+  if type(message) == 'table' then return end  -- an error
+  redis.call('set', prefix .. ':task:message:' .. task, message .. ' ' .. place, 'px', UNREAD)
+end
+
+-- Note the message of a task that was delayed or waited for others, if it may expire.
+local function note_queued(prefix, task, message, stream)
+  if redis.call('exists', prefix .. ':task:message:' .. task) == 1 then
+    note_expiring(prefix, task, message, stream)
+  end
+end
+
+-- Queue a task that waited for others: where enqueue recorded it, or in `otherwise`.
+local function queue_follower(prefix, task, otherwise, now)
+  local stream = queue_of(prefix, task, otherwise)
+  note_queued(prefix, task, post(stream, task, now), stream)
+end
+
 -- Remove a task from those that `dependent` waits for; if it was the last one, queue `dependent`.
+-- With `result`, the task has succeeded, and `dependent` is its fallback, which takes that result over.
 local function release(prefix, stream, task, dependent, now, result)
   local dependencies = prefix .. ':task:dependencies:' .. dependent
+  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
   redis.call('srem', dependencies, task)
   if redis.call('scard', dependencies) > 0 then return end
-  if result then redis.call('set', prefix .. ':task:fallback:' .. dependent, result, 'px', UNREAD) end
-  post(queue_of(prefix, dependent, stream), dependent, now)
+  queue_follower(prefix, dependent, stream, now)
 end
 
 -- Release all dependents of a task that succeeded; `~id` marks one that starts even if it failed.
@@ -275,22 +296,25 @@ end
 
 -- Queue all dependents of a failed task but its fallback: those that start even if it failed, and
 -- the others to fail in turn. They are queued in the step that records its end, so that none is lost
--- with the worker that takes this step.
+-- with the worker that takes this step. Return whether the fallback waited for this task, which it
+-- does not if it was aborted.
 local function fail_dependents(prefix, one, now)
-  local dependents = prefix .. ':task:dependents:' .. one.task
+  local dependents, has_fallback = prefix .. ':task:dependents:' .. one.task, false
   for _, noted in ipairs(members(dependents)) do
     local dependent, regardless = noted:gsub('^~', '')
     if regardless == 1 then
       release(prefix, one.stream, one.task, dependent, now)
     elseif dependent == one.otherwise then
       redis.call('srem', prefix .. ':task:dependencies:' .. dependent, one.task)
+      has_fallback = true
     else
       stop_waiting(prefix, dependent)
       blame(prefix, dependent, one.name .. ' ' .. one.task)
-      post(queue_of(prefix, dependent, one.stream), dependent, now)
+      queue_follower(prefix, dependent, one.stream, now)
     end
   end
   redis.call('del', dependents)
+  return has_fallback
 end
 
 -- A larger result is not published, but looked up: a message of more than 32 MB exceeds a limit of the
@@ -322,7 +346,9 @@ local function record_end(prefix, one, batch, now)
   deleted[#deleted + 1] = prefix .. ':task:retry:' .. task
   deleted[#deleted + 1] = prefix .. ':task:data:' .. task
   if not one.message or one.message == '' then
-    append(batch.deleted, prefix .. ':task:queue:' .. task)
+    for _, what in ipairs({ 'queue', 'fallback', 'message' }) do
+      append(batch.deleted, prefix .. ':task:' .. what .. ':' .. task)
+    end
   end
   if one.expires or one.gone then append(deleted, prefix .. ':task:message:' .. task) end
   if one.taken_over then append(batch.deleted, prefix .. ':task:fallback:' .. task) end
@@ -335,11 +361,10 @@ local function record_end(prefix, one, batch, now)
       release_dependents(prefix, one.stream, task, one.value, one.otherwise, now)
     end
   else
-    if batch.linked then fail_dependents(prefix, one, now) end
     -- The fallback of a task that was aborted while it waited may have to wait, too.
-    if one.otherwise and not has_ended(prefix, one.otherwise)
+    if batch.linked and fail_dependents(prefix, one, now)
       and redis.call('exists', prefix .. ':task:dependencies:' .. one.otherwise) == 0 then
-      post(queue_of(prefix, one.otherwise, one.stream), one.otherwise, now)
+      queue_follower(prefix, one.otherwise, one.stream, now)
     end
   end
   if one.entry ~= '' then journal_end(batch.journal, one) end
@@ -480,6 +505,7 @@ local function due(keys, argv)
     for j = 1, #ready, 2 do
       gone[#gone + 1] = ready[j]
       local message = post(stream, ready[j], ready[j + 1])
+      note_queued(keys[1], ready[j], message, stream)
       if grouped then note_message(keys[1], ready[j], message) end
     end
     each({ 'zrem', delayed }, gone)
@@ -490,11 +516,12 @@ local function due(keys, argv)
   return soonest and string.format('%.3f', soonest - time[1] * 1000 - time[2] / 1000)
 end
 
--- Schedule the next run of a cron task, unless another worker has done so.
+-- Schedule the next run of a cron task, unless another worker has done so, or the schedule was removed.
 -- ARGV: task name, id of the next run, its time, priority, its payload or nothing. Returns 1 if
 -- this call scheduled it.
 local function cron(keys, argv)
   local prefix, name, task, moment = keys[1], argv[1], argv[2], argv[3]
+  if redis.call('hexists', prefix .. ':cron:jobs', name) == 0 then return 0 end
   local changed = redis.call('zadd', prefix .. ':cron:schedule', 'gt', 'ch', moment, name)
   if changed ~= 0 then
     redis.call('zadd', prefix .. ':queues:delayed:' .. argv[4], moment, task)
@@ -503,13 +530,53 @@ local function cron(keys, argv)
   return changed
 end
 
--- Store the payload and the crontab of a cron task; `cron` schedules it.
--- ARGV: task name, crontab line, payload.
+-- No run is later: the year 10000, in milliseconds.
+local LAST_MOMENT = 253402300800000
+
+-- Remove a run of a schedule that is not due yet.
+local function drop_run(prefix, task)
+  local made = redis.call('hgetall', prefix .. ':made')
+  for i = 1, #made, 2 do
+    if redis.call('zrem', prefix .. ':queues:delayed:' .. made[i], task) == 1 then
+      redis.call('del', prefix .. ':task:data:' .. task)
+    end
+  end
+end
+
+-- Store a schedule, and its next run in place of the one that is not due yet. A run that is due takes
+-- place.
+-- KEYS: the queue's prefix, the journal's hash of cron tasks. ARGV: name, crontab line, payload, the
+-- time of the scheduled run or 0, priority, the time of the next run, the id of the scheduled run, the
+-- id of a repeated call or nothing, then id and payload of the next run, and others for it if the
+-- first id is taken.
+-- Returns nothing if the scheduled run has changed meanwhile, so that the call must be made anew.
 local function declare_cron(keys, argv)
-  local prefix, name = keys[1], argv[1]
+  local prefix, name, schedule = keys[1], argv[1], keys[1] .. ':cron:schedule'
+  local score = redis.call('zscore', schedule, name) or '0'  -- or inf
+  local due = score:sub(1, 1) == '-' and 0 or math.min(tonumber(score) or LAST_MOMENT, LAST_MOMENT)
+  if due ~= tonumber(argv[4]) then return false end
   redis.call('set', prefix .. ':cron:data:' .. name, argv[3])
-  redis.call('hset', prefix .. ':cron:jobs', name, argv[2])
-  redis.call('zrem', prefix .. ':cron:schedule', name)
+  if redis.call('hget', prefix .. ':cron:jobs', name) ~= argv[2] then
+    redis.call('hset', prefix .. ':cron:jobs', name, argv[2])
+    redis.call('hdel', keys[2], name)  -- no run of this line was missed yet
+  end
+  if argv[8] ~= '' then redis.call('hset', prefix .. ':cron:queues', name, argv[5]) end
+  if due > clock() then
+    drop_run(prefix, argv[7])
+    if argv[8] ~= '' then drop_run(prefix, argv[8]) end
+    redis.call('zrem', schedule, name)
+  end
+  local i = 9
+  while argv[i + 2] and redis.call(
+    'exists', prefix .. ':task:data:' .. argv[i], prefix .. ':task:results:' .. argv[i]) > 0 do
+    i = i + 2
+  end
+  return cron(keys, { name, argv[i], argv[6], argv[5], argv[i + 1] })
+end
+
+-- Repeat a call at each time of a crontab line; see declare_cron.
+local function repeat_call(keys, argv)
+  return declare_cron(keys, argv)
 end
 
 -- Return whether a row of an outbox was handed on; `mark` tells it from other rows of this task's id.
@@ -571,17 +638,18 @@ local function follow(prefix, task, priority, argv, i, last, gone)
   return true
 end
 
--- Delete the message of an earlier task of this id that waits in a queue, but has expired.
+-- Remove an earlier task of this id that has expired while it waited.
 local function replace_expired(prefix, task)
   local known = redis.pcall('get', prefix .. ':task:message:' .. task)
-  local message, priority = (type(known) == 'string' and known or ''):match('^(%S+) (.*)$')
-  if message then redis.pcall('xdel', prefix .. ':queues:' .. priority, message) end
-end
-
--- Note the message of a task that may expire, for replace_expired.
-local function note_expiring(prefix, task, priority, message)
-  if type(message) == 'table' then return end  -- an error
-  redis.call('set', prefix .. ':task:message:' .. task, message .. ' ' .. priority, 'px', UNREAD)
+  local message, place = (type(known) == 'string' and known or ''):match('^(%S+) (.*)$')
+  if not message then return end
+  stop_waiting(prefix, task)
+  for _, marks in ipairs({ ':aborted', ':failing' }) do redis.pcall('srem', prefix .. marks, task) end
+  if message == '-' then
+    redis.pcall('zrem', place, task)
+  else
+    redis.pcall('xdel', place, message)
+  end
 end
 
 -- Enqueue the tasks whose values begin at `i`; see enqueue. With `is_batch`, the others depend on
@@ -599,16 +667,21 @@ local function enqueue_from(prefix, argv, i, is_batch, gone, call)
     if has_ended or not store_payload(prefix, task, argv[i + 1], lifetime, 'nx') then
       answer = has_ended and -1 or 0
       if is_batch and #reply == 0 then return { answer } end
-    elseif last == i + 5 or not follow(prefix, task, priority, argv, i + 6, last, gone) then
+    else
+      local stream, delayed = prefix .. ':queues:' .. priority, prefix .. ':queues:delayed:' .. priority
+      local message, place = '-', delayed
       if lifetime ~= '0' then replace_expired(prefix, task) end
-      if moment == '0' then
-        answer = post(prefix .. ':queues:' .. priority, task, now, call)
-        if lifetime ~= '0' then note_expiring(prefix, task, priority, answer) end
+      if last > i + 5 and follow(prefix, task, priority, argv, i + 6, last, gone) then
+        -- The last of the others queues it.
+      elseif moment == '0' then
+        answer = post(stream, task, now, call)
+        message, place = answer, stream
       else
-        local added = call('zadd', prefix .. ':queues:delayed:' .. priority, moment, task)
+        local added = call('zadd', delayed, moment, task)
         answer = type(added) == 'table' and added or answer
         if not soonest or tonumber(moment) < tonumber(soonest) then soonest = moment end
       end
+      if lifetime ~= '0' then note_expiring(prefix, task, message, place) end
     end
     reply[#reply + 1] = answer
     i = last + 1

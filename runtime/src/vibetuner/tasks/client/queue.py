@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,14 @@ from vibetuner.redis.functions import Functions
 from vibetuner.redis.keys import GROUP, Keys
 from vibetuner.redis.url import Address
 from vibetuner.stored import dump_record
+from vibetuner.tasks.attempt import LAST_MOMENT
 from vibetuner.tasks.call import ReliableCall, clash, fingerprint, parts_of
 from vibetuner.tasks.client.durable import Durability
 from vibetuner.tasks.client.results import ResultListener
-from vibetuner.tasks.engine import call_data, follows_another, is_chained
+from vibetuner.tasks.engine import call_data, cron_id, follows_another, is_chained
 from vibetuner.tasks.journal import Ended, Outcome
 from vibetuner.tasks.payload import Codec, Kind, dump
-from vibetuner.tasks.retry import unique_of
+from vibetuner.tasks.retry import policy_of, unique_of
 from vibetuner.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -150,9 +151,8 @@ class QueueClient:
                     raise
                 refused.append((task, error))
                 continue
-            expire = task.parent.expire
             values += (
-                task.id, call, _moment(task), to_ms(expire) if expire else 0,
+                task.id, call, _moment(task), _lifetime(task, now) if task.parent.expire else 0,
                 task.priority or "", len(task.after), *task.after,
             )  # fmt: skip
         return values
@@ -222,17 +222,19 @@ class QueueClient:
         """Enqueue many tasks, hundreds in one step; return those that can't be, with their errors.
 
         A unique task, and a task with parts, is enqueued in a step of its own. Tasks that follow
-        others come last, as those must be known by then.
+        others of these must come after them.
         """
         once: list[Task[Any, Any]] = []
         refused: list[Refusal] = []
-        for task in sorted(tasks, key=lambda one: bool(one.after)):
+        for task in tasks:
             try:
                 if task.parent.unique and (unique := line_of(task)):
                     await self.enqueue_unique(task, unique, now)
                 elif isinstance(task.schedule, str):
                     await self.repeat(task, now)
                 elif task.after and (parts := parts_of(task)):
+                    refused += await self._enqueue_portions(once, now)
+                    once = []
                     await self.enqueue_batch(task, parts, now)
                 elif len(tasks) == 1:
                     await self.enqueue_new(task, now)
@@ -240,8 +242,12 @@ class QueueClient:
                     once.append(task)
             except (TaskError, StreaqError) as error:
                 refused.append((task, error))
-        for at in range(0, len(once), ENQUEUED_AT_ONCE):
-            refused += await self._enqueue_some(once[at : at + ENQUEUED_AT_ONCE], now)
+        return refused + await self._enqueue_portions(once, now)
+
+    async def _enqueue_portions(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
+        refused: list[Refusal] = []
+        for at in range(0, len(tasks), ENQUEUED_AT_ONCE):
+            refused += await self._enqueue_some(tasks[at : at + ENQUEUED_AT_ONCE], now)
         return refused
 
     async def enqueue_durably(
@@ -261,23 +267,50 @@ class QueueClient:
     async def repeat(self, task: Task[Any, Any], now: int) -> None:
         """Enqueue a task at each time of the crontab line that is its schedule.
 
-        All times, including the first, count by the server's clock.
+        All times, including the first, count by the server's clock. A schedule under the same id is
+        replaced.
         """
-        keys, tab, connection = self.keys, str(task.schedule), self.functions.connection
-        payload = self.codec.seal(pickle_call(task, now), Kind.SCHEDULE, task.id)
-        next_run: Callable[..., int] = task.worker.next_run
         async with self.answering():
-            offset = server_ms(await connection.call("TIME")) - time.time_ns() // 1_000_000
-            moment = next_run(tab, offset)
-            await asyncio.gather(
-                connection.call("SET", keys.cron_data(task.id), payload),
-                connection.call("HSET", keys.cron_tabs, task.id, tab),
-                connection.call("HSET", keys.cron_queues, task.id, task.priority or ""),
-                connection.call("ZADD", keys.cron_schedule, moment, task.id),
+            await self.store_schedule(
+                task.id, str(task.schedule), pickle_call(task, now), task.priority or "",
+                next_run=task.worker.next_run, is_call=True,
+            )  # fmt: skip
+
+    async def store_schedule(  # noqa: PLR0913 - the parts of a schedule
+        self,
+        name: str,
+        tab: str,
+        body: bytes,
+        queue: str,
+        *,
+        next_run: Callable[..., int],
+        is_call: bool = False,
+    ) -> None:
+        """Store a schedule and its next run, in one step.
+
+        Args:
+            name: the name of a cron task, or the id of a repeated call.
+            body: the pickled call.
+            next_run: returns when a line is next due; see :class:`.Cron`.
+            is_call: whether a call is repeated; its first run has its id, if that is free.
+        """
+        keys, call = self.keys, self.functions.connection.call
+        function, first = ("repeat_call", name) if is_call else ("declare_cron", "")
+        answer = None
+        while answer is None:
+            due, clock = await asyncio.gather(
+                call("ZSCORE", keys.cron_schedule, name), call("TIME")
             )
-        first = copy(task)
-        first.schedule = datetime.fromtimestamp(moment / 1000, UTC)
-        await self._enqueue_some([first], now)
+            planned = min(max(0.0, float(due or 0)), LAST_MOMENT)
+            moment = next_run(tab, server_ms(clock) - time.time_ns() // 1_000_000)
+            runs = dict.fromkeys((first or cron_id(name, moment), cron_id(name, moment)))
+            values: list[Any] = [
+                name, tab, self.codec.seal(body, Kind.SCHEDULE, name), repr(planned), queue, moment,
+                cron_id(name, int(planned)), first,
+            ]  # fmt: skip
+            for run in runs:
+                values += (run, self.codec.seal(body, Kind.CALL, run))
+            answer = await self.functions.call(function, (keys.queue, keys.journal.cron), values)
 
     async def result(self, task_id: str, seconds: float | None) -> TaskResult[Any]:
         """Wait for a task's result.
@@ -502,3 +535,13 @@ def _moment(task: Task[Any, Any]) -> int | str:
     if isinstance(task.schedule, datetime):
         return datetime_ms(task.schedule)
     return 0 if task.delay is None else f"+{to_ms(task.delay)}"
+
+
+def _lifetime(task: Task[Any, Any], now: int) -> int:
+    """Return the milliseconds that a call of a task with ``expire=`` is kept."""
+    wait = 0
+    if policy_of(task.parent) is not None:  # its expire= counts from the time when it is due
+        wait = to_ms(task.delay or 0)
+        if isinstance(task.schedule, datetime):
+            wait = datetime_ms(task.schedule) - now
+    return to_ms(task.parent.expire or 0) + max(0, wait)

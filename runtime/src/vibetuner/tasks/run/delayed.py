@@ -101,6 +101,7 @@ class Cron:
         next_run: Callable[..., int],
         queues: Collection[str] | None = None,
     ) -> None:
+        self._client = client
         self._functions = client.functions
         self._keys = client.keys
         self._codec = client.codec
@@ -156,9 +157,7 @@ class Cron:
         if due is not None and not self._has_reader(queue):
             return
         body = pickle_call(task.enqueue(), time.time_ns() // 1_000_000)
-        values = [name, task.crontab, self._codec.seal(body, Kind.SCHEDULE, name)]
-        await self._functions.call("declare_cron", (self._keys.queue,), values)
-        await self.schedule(name, task.crontab, queue)
+        await self._client.store_schedule(name, task.crontab, body, queue, next_run=self._next_run)
 
     def _has_reader(self, queue: str) -> bool:
         return self._queues is None or queue in self._queues
