@@ -158,7 +158,7 @@ def run_tool(*command: str, cwd: Path, seconds: float = TOOL_SECONDS) -> str:
         raise CommandError(f"{error.filename} is not installed. Install it, and repeat") from None
     except subprocess.TimeoutExpired:
         raise CommandError(
-            f"{' '.join(command[:2])} took more than {seconds:.0f} s. Check the network, and repeat"
+            f"{' '.join(command[:2])} took more than {seconds:g} s. Check the network, and repeat"
         ) from None
     except OSError as error:
         raise CommandError(f"{' '.join(command[:2])} did not work: {error}") from None
