@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ByteSize
 
+from tests.projects import write_project
 from vibetuner.config import Settings, _load_settings, get_settings, mask_url, using_settings
 from vibetuner.errors import SettingsError
+from vibetuner.resources.sql import open_sql
 
 
 def test_without_variables_every_setting_has_a_default(stand_in):
@@ -115,6 +118,47 @@ def test_a_relative_database_file_lies_below_the_project(stand_in, monkeypatch):
     settings = Settings(database_url="sqlite+aiosqlite:///.vibetuner/app.db?cache=shared")
 
     assert settings.database_url == f"sqlite+aiosqlite:///{root}/.vibetuner/app.db?cache=shared"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("sqlite:///app.db", "sqlite+aiosqlite:///{}/a%25b%3Fc #d/app.db"),
+        (
+            "sqlite:///file:app.db?mode=ro&uri=true",
+            "sqlite+aiosqlite:///file:{}/a%2525b%253Fc%2520%2523d/app.db?mode=ro&uri=true",
+        ),
+        ("sqlite:///file:app.db", "sqlite+aiosqlite:///{}/a%25b%3Fc #d/file:app.db"),
+        ("sqlite:///file:/app.db?uri=true", "sqlite+aiosqlite:///file:/app.db?uri=true"),
+        ("sqlite:///file::memory:?uri=true", "sqlite+aiosqlite:///file::memory:?uri=true"),
+    ],
+)
+def test_a_database_file_lies_below_a_project_with_any_name(
+    tmp_path: Path, monkeypatch, given: str, kept: str
+):
+    """The URL of a relative file is encoded; a URI of SQLite twice, as SQLite decodes it again."""
+    monkeypatch.chdir(write_project(tmp_path / "a%b?c #d"))
+
+    assert Settings(database_url=given).database_url == kept.format(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["sqlite:///app.db", "sqlite:///file:app.db?mode=rwc&uri=true"])
+async def test_a_database_is_created_in_the_project(tmp_path: Path, monkeypatch, given: str):
+    """The file is in the project, whatever characters of URLs its path has."""
+    root = write_project(tmp_path / "a%b?c #d%20")
+    monkeypatch.chdir(root)
+    async with open_sql(Settings(database_url=given)):
+        pass
+
+    assert (root / "app.db").is_file()
+    assert os.listdir(tmp_path) == [root.name]
+
+
+async def test_the_folder_of_a_database_is_private(tmp_path: Path):
+    """A folder that is made for a database, which may hold people's data, is its owner's alone."""
+    file = tmp_path / ".vibetuner/app.db"
+    async with open_sql(Settings(database_url=f"sqlite:///{file}")):
+        assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("given", ["orders", "orders:", "orders::"])

@@ -177,6 +177,56 @@ def test_a_full_disk_is_named_in_one_line(stand_in):
     assert sorted(os.listdir(root)) == [".env.example", "pyproject.toml", "src"]
 
 
+# The kernel refuses hard links as it does on FAT: a filter of system calls returns EPERM.
+WITHOUT_LINKS = """
+import ctypes, os, struct, sys, threading
+from pathlib import Path
+from vibetuner.project import create_once
+
+one, other = {"x86_64": (86, 265), "aarch64": (37, 37)}[os.uname().machine]
+steps = [(0x20, 0, 0, 0), (0x15, 2, 0, one), (0x15, 1, 0, other), (6, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("HBBI", *step) for step in [*steps, (6, 0, 0, 0x00050001)])
+buffer = ctypes.create_string_buffer(code)
+program = struct.pack("HxxxxxxP", len(steps) + 1, ctypes.addressof(buffer))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+try:
+    os.link(sys.executable, "link")
+except PermissionError:
+    pass
+else:
+    sys.exit("the filter has no effect")
+made = []
+start = threading.Barrier(8)
+def create(text):
+    start.wait()
+    made.append(create_once(Path("key"), text) and text)
+threads = [threading.Thread(target=create, args=(str(n) * 64,)) for n in range(8)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+print(*filter(None, made))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="it needs a filter of system calls")
+def test_a_file_system_needs_no_hard_links(tmp_path: Path):
+    """Where there are no hard links, one of eight threads creates the file, and it is whole."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LINKS],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.strip() == (tmp_path / "key").read_text()
+    assert len(done.stdout.strip()) == 64
+    assert os.listdir(tmp_path) == ["key"]
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("limit", [0, 10])
 def test_a_file_that_can_not_be_written_leaves_no_draft(tmp_path: Path, limit: int):

@@ -11,6 +11,7 @@ from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import (
     BaseModel,
@@ -275,10 +276,16 @@ ASYNC_DRIVERS = {
 
 def _sqlite_below_root(url: str) -> str:
     """Place a relative SQLite file below the project's root, whatever the current folder is."""
-    match = re.fullmatch(r"(sqlite\+aiosqlite:///)([^/:?][^?]*)(\?.*)?", url)
-    if match is None or find_root() is None:
+    head, mark, query = url.partition("?")
+    scheme, _, name = head.partition(":///")
+    is_uri = name.startswith("file:") and "uri=true" in query.split("&")
+    name = name.removeprefix("file:") if is_uri else name
+    if not scheme.startswith("sqlite") or name[:1] in {"", "/", ":"} or find_root() is None:
         return url
-    return f"{match[1]}{project_root() / match[2]}{match[3] or ''}"
+    # SQLAlchemy decodes a path, and SQLite that of a URI once more.
+    root = quote(str(project_root())) if is_uri else str(project_root())
+    root = root.replace("%", "%25").replace("?", "%3F")
+    return f"{scheme}:///{'file:' * is_uri}{root}/{name}{mark}{query}"
 
 
 _override = Slot[Settings](lambda: LookupError("no override"))

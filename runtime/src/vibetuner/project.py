@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import tomllib
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +18,9 @@ from typing import Any
 
 from vibetuner.errors import ProjectError
 from vibetuner.state import Slot
+
+# The errors of os.link() on FAT, exFAT and some network shares.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,17 @@ def data_dir() -> Path:
     return folder
 
 
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def ensure_env_file() -> Path | None:
     """Create `.env` from `.env.example`, with a new SECRET_KEY, unless it exists.
 
@@ -197,13 +214,22 @@ def ensure_env_file() -> Path | None:
 def create_once(path: Path, text: str) -> bool:
     """Create a file that only its owner may read; return False if it exists.
 
-    The file is complete from its first moment. Of several processes, one creates it.
+    The file is complete from its first moment. Of several processes, one creates it; they take
+    turns where the file system has no hard links.
     """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         draft.touch(mode=0o600)
         draft.write_text(text, encoding="utf-8")
-        os.link(draft, path)  # refuses to replace a file
+        try:
+            os.link(draft, path)  # refuses to replace a file
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with _turn(path.parent):
+                if path.exists():
+                    return False
+                draft.rename(path)
     except FileExistsError:
         return False
     finally:

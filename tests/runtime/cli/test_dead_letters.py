@@ -138,6 +138,14 @@ def test_a_person_looks_retries_and_discards(desk: Desk):
     assert re.search(r"t2 .*\[discarded by \S+ on 20.* UTC\]", record)
 
 
+def test_a_list_has_a_longest_length(tmp_path: Path):
+    """`list --limit` refuses numbers that MongoDB could not take."""
+    done = run_vibetuner("dead-letters", "list", "--limit", "1" * 20, folder=tmp_path)
+
+    assert done.returncode == 2
+    assert "error: Invalid value for '--limit': " in done.stderr
+
+
 @pytest.mark.parametrize("desk", ["mongodb"], indirect=True)
 def test_json_is_one_document(desk: Desk):
     """--json prints one document, without tracebacks in the list and without payloads."""

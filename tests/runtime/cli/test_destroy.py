@@ -80,6 +80,39 @@ def test_a_task_that_is_kept_stays_in_tune_py(project: Path, type_: Type):
     assert not (project / TASK).exists()
 
 
+def test_a_page_that_is_kept_keeps_what_it_imports(project: Path, type_: Type):
+    """`destroy --skip` keeps the tasks and templates of a changed page, and their lines in tune.py.
+
+    Otherwise the page would import a module that is gone.
+    """
+    type_("new", "batch", "send-report")
+    page = project / "src/shop/frontend/routes/send_report.py"
+    page.write_text(page.read_text() + "# my own\n")
+    tune = (project / "src/shop/tune.py").read_text()
+    kept = type_("destroy", "batch", "send-report", "--skip", "--json")
+
+    files = {file["path"]: file["action"] for file in json.loads(kept.stdout)["files"]}
+    assert {path for path, action in files.items() if action == "remove"} == {
+        TEST,
+        "tests/tasks/__init__.py",
+    }
+    assert (project / "src/shop/tune.py").read_text() == tune
+    assert "queued" not in json.loads(kept.stdout)
+
+
+def test_a_page_goes_without_the_tasks_that_are_kept(project: Path, type_: Type):
+    """`destroy --skip` keeps changed tasks; their page goes, and its line in tune.py."""
+    type_("new", "batch", "send-report")
+    with (project / TASK).open("a") as file:
+        file.write("\n\nLIMIT = 1\n")
+    type_("destroy", "batch", "send-report", "--skip")
+
+    tune = (project / "src/shop/tune.py").read_text()
+    assert "tasks=[send_report_item, send_report_end]" in tune
+    assert "send_report_router" not in tune
+    assert not (project / "src/shop/frontend/routes/send_report.py").exists()
+
+
 def test_a_dry_run_with_json_changes_nothing(project: Path, type_: Type):
     """`destroy --dry-run --json` prints what would be removed, and changes nothing."""
     type_("new", "task", "send-report")

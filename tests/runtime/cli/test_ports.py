@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -25,10 +25,22 @@ def test_a_port_that_becomes_free_in_time_is_taken():
         assert listener.getsockname()[1] == port
 
 
+def test_after_the_last_port_comes_a_low_one():
+    """If the last port is taken, the cure names one that exists."""
+    with closing(socket.socket()) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # taken already
+            taken.bind(("127.0.0.1", 65_535))
+            taken.listen()
+        with pytest.raises(CommandError, match=r"--port 1\d{3}$"):
+            listen("127.0.0.1", 65_535)
+
+
 @pytest.mark.parametrize(
     ("host", "line"),
     [
         ("", "--host is empty. Name an address, such as 127.0.0.1"),
+        ("ü..x", "No host name. Name an address of this machine:  --host 127.0.0.1"),
         ("shop.invalid", "Name an address of this machine:  --host 127.0.0.1"),
         ("192.0.2.1", "Name an address of this machine:  --host 127.0.0.1"),
     ],

@@ -115,3 +115,9 @@ def test_git_is_asked_for_if_it_is_missing(tmp_path: Path):
 
     with pytest.raises(CommandError, match=r"^nogit is not installed. Install it, and repeat$"):
         run_tool("nogit", "status", cwd=tmp_path)
+
+
+def test_a_tool_that_hangs_is_named_with_the_time(tmp_path: Path):
+    """A tool that doesn't answer in time, as git without a network, is named in one line."""
+    with pytest.raises(CommandError, match=r"^sleep 60 took more than 0.1 s. Check the network"):
+        run_tool("sleep", "60", cwd=tmp_path, seconds=0.1)

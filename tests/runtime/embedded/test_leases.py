@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from vibetuner.embedded.folder import (
     Record,
     is_held,
     last_line,
+    live_users,
     remove_dead,
     sign_in,
     try_lock,
@@ -74,6 +76,29 @@ def test_a_lease_that_can_not_be_written_is_not_held(folder: Folder):
         sign_in(folder.leases / "1-a.lease", USER)
 
     assert not is_held(folder.leases / "1-a.new")
+
+
+@pytest.mark.parametrize("text", [b"", b'{"pid": 7, "comm', b"[]", b"{}", b"\xff", b'{"pid": 7}'])
+def test_a_lease_that_can_not_be_read_still_counts(folder: Folder, text: bytes):
+    """A process whose lease is cut off, or of another version, still uses the services."""
+    lease = folder.leases / "7-a.lease"
+    with held(lease):
+        lease.write_bytes(text)
+
+        assert live_users(folder) == [User(7, "the holder of 7-a.lease", (), 0.0)]
+
+
+def test_a_lease_is_whole_or_an_error(folder: Folder):
+    """A lease for which there is no room, here for its last bytes, is an error and not cut off."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            sign_in(folder.leases / "1-a.lease", USER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert not (folder.leases / "1-a.lease").exists()
 
 
 def test_a_user_who_leaves_while_they_wait_to_start_gets_nothing(folder: Folder, tmp_path: Path):

@@ -34,7 +34,7 @@ Ids = Annotated[
     typer.Argument(help="Ids of tasks, or their first 8 characters.", metavar="[ID]..."),
 ]
 Everything = Annotated[bool, typer.Option("--all", help="All letters that match.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="The most letters to show.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="The most letters to show.")]
 AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="The most letters to act on.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

@@ -105,7 +105,5 @@ def _print_json(plan: Plan, *, written: bool, facts: dict[str, Any]) -> None:
 
 
 def _described(plan: Plan, step: Change) -> dict[str, str]:
-    described = {"path": plan.path_of(step), "action": step.action.value}
-    if step.action is not Action.UNCHANGED:
-        described["diff"] = diff([step], plan.place.root)
-    return described
+    shown = diff([step], plan.place.root)
+    return {"path": plan.path_of(step), "action": step.action.value, "diff": shown}

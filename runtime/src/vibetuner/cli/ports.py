@@ -43,21 +43,21 @@ def listen(host: str, port: int, *, cure: str = "", patience: float = 0.0) -> so
                     raise
             time.sleep(0.05)
         listener.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, TypeError) as error:  # a name with an empty part is a TypeError
         listener.close()
-        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        code, reason = getattr(error, "errno", None), getattr(error, "strerror", "No host name")
+        if code in {errno.EADDRNOTAVAIL, None} or isinstance(error, socket.gaierror):
             cure = "Name an address of this machine:  --host 127.0.0.1"
-        cure = (cure or CURE).replace("{port}", str(_next_free(host, port, family)))
-        raise CommandError(
-            f"Port {port} on {host} can't be used: {error.strerror}. {cure}"
-        ) from None
+        else:
+            cure = (cure or CURE).replace("{port}", str(_next_free(host, port, family)))
+        raise CommandError(f"Port {port} on {host} can't be used: {reason}. {cure}") from None
     listener.set_inheritable(True)
     return listener
 
 
 def _next_free(host: str, port: int, family: socket.AddressFamily) -> int:
-    """Return a port above ``port`` that is free and needs no privilege."""
-    first = max(port + 1, 1024)
+    """Return a free port that needs no privilege: above ``port``, or from 1024 after the last."""
+    first = max((port + 1) % 65_536, 1024)
     for other in range(first, min(first + 100, 65536)):
         with socket.socket(family, socket.SOCK_STREAM) as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

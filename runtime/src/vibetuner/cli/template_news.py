@@ -156,7 +156,11 @@ def run_tool(*command: str, cwd: Path, seconds: float = TOOL_SECONDS) -> str:
         )
     except FileNotFoundError as error:
         raise CommandError(f"{error.filename} is not installed. Install it, and repeat") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            f"{' '.join(command[:2])} took more than {seconds:g} s. Check the network, and repeat"
+        ) from None
+    except OSError as error:
         raise CommandError(f"{' '.join(command[:2])} did not work: {error}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]

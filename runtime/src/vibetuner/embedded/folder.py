@@ -201,7 +201,8 @@ def sign_in(path: Path, user: User) -> int:
     descriptor = try_lock(draft)
     assert descriptor is not None  # noqa: S101 - its name is random, and nobody looks at drafts
     try:
-        os.write(descriptor, json.dumps(asdict(user)).encode())
+        with os.fdopen(descriptor, "wb", closefd=False) as file:  # all of it, or an error
+            file.write(json.dumps(asdict(user)).encode())
         # A lease is complete and locked before anybody sees it.
         draft.rename(path)
     except OSError:
@@ -267,8 +268,12 @@ def _cure(service: Service) -> str:
 
 
 def _read_user(path: Path) -> User | None:
+    """Return the user who holds a lease; one without services if the lease can't be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        return User(**{**content, "services": tuple(content["services"])})
     except FileNotFoundError:  # pragma: no cover - it has left since it was listed
         return None
-    return User(**{**content, "services": tuple(content["services"])})
+    except (ValueError, KeyError, TypeError):
+        pid = path.name.partition("-")[0]
+        return User(int(pid) if pid.isdecimal() else 0, f"the holder of {path.name}", (), 0.0)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 from weakref import WeakSet
 
 from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
@@ -160,7 +161,10 @@ def _is_in_memory(url: URL) -> bool:
 
 def _sqlite_options(url: URL, wait: float) -> dict[str, Any]:
     if not _is_in_memory(url):
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        path = str(url.database)
+        if "uri" in url.query:
+            path = unquote(path.removeprefix("file:"))
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return {"connect_args": {"factory": SQLiteConnection, "timeout": wait}}
 
 

@@ -62,9 +62,8 @@ def apply_changes(changes: Sequence[Change]) -> None:
         except BaseException as error:
             _roll_back(done, drafts, made)
             if isinstance(error, OSError):
-                where = error.filename2 or error.filename or "a file"
                 raise CommandError(
-                    f"{where} can't be written ({error.strerror}). Nothing was changed"
+                    f"{change.path} can't be written ({error.strerror}). Nothing was changed"
                 ) from error
             raise
         for change in changes:
@@ -111,7 +110,7 @@ def _diff_of(change: Change, name: str) -> str:
     before, after = _lines(change.before), _lines(change.after)
     old = "/dev/null" if change.before is None else f"a/{name}"
     new = "/dev/null" if change.after is None else f"b/{name}"
-    if not before and not after and old != new:
+    if not before and not after and (change.before is None) != (change.after is None):
         return f"--- {old}\n+++ {new}\n"  # an empty file has no line to show
     shown = difflib.unified_diff(before, after, old, new)
     return "".join(

@@ -65,6 +65,14 @@ class Place:
         """Return the module as it is imported: ``shop.tasks.billing.send_report``."""
         return f"{self.package}.{folder.replace('/', '.')}.{name.dotted}"
 
+    def named(self, path: Path) -> str:
+        """Return the name that code has for a file: as a module, or as a template."""
+        templates, sources = self.root / self.source / "templates", self.root / "src"
+        if path.is_relative_to(templates):
+            return path.relative_to(templates).as_posix()
+        below = sources if path.is_relative_to(sources) else self.root
+        return ".".join(path.relative_to(below).with_suffix("").parts)
+
     def parse_name(self, text: str, kind: str) -> Name:
         """Parse a name as :func:`vibetuner.scaffold.names.parse_name` does, for this project."""
         longest_line = f"from {self.package}.frontend.routes. import ("

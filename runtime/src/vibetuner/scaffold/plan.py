@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vibetuner.errors import CommandError
@@ -66,8 +66,8 @@ def plan_new(place: Place, draft: Draft, *, force: bool = False, skip: bool = Fa
 def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool = False) -> Plan:
     """Plan the steps that remove the draft, except files that were changed.
 
-    ``force`` removes these too, ``skip`` keeps them. While the draft's first file is kept, tune.py,
-    which imports it, stays as it is.
+    ``force`` removes these too; ``skip`` keeps them, with the modules and templates that they name.
+    tune.py loses the entries of the modules that go.
     """
     differing = Action.REMOVE if force else Action.KEEP if skip else Action.DIFFERS
     steps: list[Change] = []
@@ -78,14 +78,30 @@ def plan_removal(place: Place, draft: Draft, *, force: bool = False, skip: bool 
             as_generated = before == tidy(place, path, text).encode()
             action = Action.REMOVE if as_generated else differing
             steps.append(Change(path, before, None, action))
-    main = place.root / next(iter(draft.files))
-    if all(step.path != main or step.action is Action.REMOVE for step in steps):
-        edited = _edit_tune(place, draft.entries, remove_entry)
-        steps += [edited] if edited.action is Action.EDIT else []
+    steps = _keep_named(place, steps)
+    stay = {place.named(step.path) for step in steps if step.action is not Action.REMOVE}
+    entries = tuple(entry for entry in draft.entries if entry.module not in stay)
+    edited = _edit_tune(place, entries, remove_entry)
+    steps += [edited] if edited.action is Action.EDIT else []
     going = {step.path for step in steps if step.action is Action.REMOVE}
     steps += _empty_packages(place, draft, going)
-    lost_tasks = tuple(entry.name for entry in draft.entries if entry.keyword == "tasks")
+    lost_tasks = tuple(entry.name for entry in entries if entry.keyword == "tasks")
     return Plan(place, tuple(steps), draft.after_removal, lost_tasks)
+
+
+def _keep_named(place: Place, steps: list[Change]) -> list[Change]:
+    """Keep the files that a kept file imports or renders, and so on."""
+    while True:
+        kept = b"\n".join(step.before or b"" for step in steps if step.action is Action.KEEP)
+        kept = kept.replace(b" import ", b".")  # of `from shop.tasks import send_report`
+        named = [
+            step
+            for step in steps
+            if step.action is Action.REMOVE and place.named(step.path).encode() in kept
+        ]
+        if not named:
+            return steps
+        steps = [replace(one, action=Action.KEEP) if one in named else one for one in steps]
 
 
 def _missing_packages(place: Place, draft: Draft) -> Iterator[Change]:
