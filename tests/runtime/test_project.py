@@ -211,7 +211,7 @@ print(*filter(None, made))
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="it needs a filter of system calls")
 def test_a_file_system_needs_no_hard_links(tmp_path: Path):
-    """Where there are no hard links, one of eight threads creates the file, and it is whole."""
+    """One of eight threads creates the file, whole, also where there are no hard links."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_LINKS],
         cwd=tmp_path,

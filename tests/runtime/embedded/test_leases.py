@@ -131,14 +131,13 @@ def test_a_keeper_that_can_not_start_is_reported_with_its_log(
 
 
 def test_a_keeper_that_dies_each_time_is_reported_with_its_log(folder: Folder, tmp_path: Path):
-    """A keeper that dies each time, here of a malformed lease, is reported with its log."""
-    nonsense = folder.leases / "1-a.lease"
-    nonsense.write_text("nonsense")
+    """A keeper that dies each time, here as it can't write its record, is reported with its log."""
+    folder.record.with_suffix(".new").mkdir()
 
-    with held(nonsense), pytest.raises(ServiceUnavailable, match=r"did not start: .*keeper\.log$"):
+    with pytest.raises(ServiceUnavailable, match=r"did not start: .*keeper\.log$"):
         join(tmp_path, ["redis"], command="test")
 
-    assert [path for path in folder.leases.iterdir() if path != nonsense] == []
+    assert list(folder.leases.iterdir()) == []
 
 
 def test_down_does_not_wait_for_the_next_keeper(folder: Folder, tmp_path: Path):
