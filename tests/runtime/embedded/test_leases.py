@@ -78,7 +78,13 @@ def test_a_lease_that_can_not_be_written_is_not_held(folder: Folder):
     assert not is_held(folder.leases / "1-a.new")
 
 
-@pytest.mark.parametrize("text", [b"", b'{"pid": 7, "comm', b"[]", b"{}", b"\xff", b'{"pid": 7}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b'{"pid": 7, "comm', b"[]", b"{}", b"\xff", b'{"pid": 7}',
+        b'{"pid": 7, "command": "run dev", "services": [], "since": "now"}',
+    ],
+)  # fmt: skip
 def test_a_lease_that_can_not_be_read_still_counts(folder: Folder, text: bytes):
     """A process whose lease is cut off, or of another version, still uses the services."""
     lease = folder.leases / "7-a.lease"
@@ -130,9 +136,13 @@ def test_a_keeper_that_can_not_start_is_reported_with_its_log(
     assert not is_held(folder.keeper_lock)
 
 
-def test_a_keeper_that_dies_each_time_is_reported_with_its_log(folder: Folder, tmp_path: Path):
-    """A keeper that dies each time, here as it can't write its record, is reported with its log."""
-    folder.record.with_suffix(".new").mkdir()
+def test_a_keeper_that_dies_each_time_is_reported_with_its_log(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A keeper that dies each time, here as soon as it is on its own, is reported with its log."""
+    dying = "import os\nos.register_at_fork(after_in_child=lambda: os._exit(1))\n"
+    (tmp_path / "sitecustomize.py").write_text(dying)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     with pytest.raises(ServiceUnavailable, match=r"did not start: .*keeper\.log$"):
         join(tmp_path, ["redis"], command="test")

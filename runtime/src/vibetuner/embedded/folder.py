@@ -271,7 +271,8 @@ def _read_user(path: Path) -> User | None:
     """Return the user who holds a lease; one without services if the lease can't be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return User(**{**content, "services": tuple(content["services"])})
+        services, since = tuple(content["services"]), float(content["since"])
+        return User(**{**content, "services": services, "since": since})
     except FileNotFoundError:  # pragma: no cover - it has left since it was listed
         return None
     except (ValueError, KeyError, TypeError):
