@@ -190,15 +190,18 @@ class Enqueuer:
 
     async def _enqueue_plain(self, tasks: Sequence[Task[Any, Any]], now: int) -> list[Refusal]:
         """Enqueue calls in portions of equal durability; those that follow others come last."""
-        portions: list[tuple[bool | timedelta, list[Task[Any, Any]]]] = []
-        for task in sorted(tasks, key=self._rank):
-            durable = self._durability(task)
-            # A call that follows others goes behind them; any other may go to the front.
-            fitting = portions[-1:] if task.after else portions
-            some = next((some for known, some in fitting if known == durable), None)
-            if some is None:
-                portions.append((durable, some := []))
-            some.append(task)
+        first: dict[bool | timedelta, list[Task[Any, Any]]] = {}
+        for task in tasks:
+            if not task.after:
+                first.setdefault(self._durability(task), []).append(task)
+        # Without a confirmation first: those with one may fail for its lack.
+        portions = sorted(first.items(), key=lambda portion: portion[0] is not False)
+        for task in tasks:
+            if task.after:
+                durable = self._durability(task)
+                if not portions or portions[-1][0] != durable:
+                    portions.append((durable, []))
+                portions[-1][1].append(task)
         client, refused = self._worker.client, []
         for durable, some in portions:
             if durable is False:
@@ -210,9 +213,6 @@ class Enqueuer:
     def _durability(self, task: Task[Any, Any]) -> bool | timedelta:
         durable: bool | timedelta | None = getattr(task, "durable", None)
         return self._durably if durable is None else durable
-
-    def _rank(self, task: Task[Any, Any]) -> int:
-        return 2 if task.after else int(self._durability(task) is not False)
 
 
 def _in_order(tasks: Sequence[Task[Any, Any]]) -> list[Task[Any, Any]]:
