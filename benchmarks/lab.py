@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,17 +25,6 @@ STOPWATCH = Path(__file__).with_name("stopwatch.py")
 EXISTING = "vibetuner"
 MEGABYTE = 1_000_000
 MEBIBYTE = 1024 * 1024
-
-# The process ends with its parent.
-IDLING = """
-import os
-os.nice(19)
-if hasattr(os, "SCHED_IDLE"):
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-parent = os.getppid()
-while os.getppid() == parent:
-    pass
-"""
 
 Command = Sequence[str | Path]
 
@@ -198,16 +187,6 @@ def ask_child(script: Path, *arguments: str | int, folder: Path) -> dict[str, An
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-@contextmanager
-def awake() -> Iterator[None]:
-    """Keep each core busy inside the block, with processes that give way to any other."""
-    with ExitStack() as stack:
-        for _ in range(os.cpu_count() or 1):
-            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", IDLING]))
-            stack.callback(process.kill)
-        yield
 
 
 @contextmanager

@@ -8,11 +8,10 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib import import_module
 
-from lab import ROOT, Figure, Table, awake
+from lab import ROOT, Figure, Table
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -38,9 +37,6 @@ not seen.
 - The ratio says how many times as much time or space the other takes, or how many times its rate \
 ours is. It compares with *beside* if there is one. Below 1, ours is slower or larger.
 - In brackets: the lowest and the highest of all rounds.
-- *Kept awake*: processes of the lowest priority kept the cores busy, for ours and for the others \
-(`just bench --awake drain`). A virtual machine's core that sleeps between two answers takes \
-longer to wake than the answer.
 - An aim is *held* or **missed**. No test asserts a time.
 """
 HEADER = (
@@ -54,11 +50,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--beside", action="store_true", help="measure the existing product too")
-    parser.add_argument(
-        "--awake", action="store_true",
-        help="keep the cores busy with processes of the lowest priority: a virtual machine's core "
-        "that sleeps between two answers takes longer to wake than the answer",
-    )  # fmt: skip
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {NAMES}")
@@ -66,10 +57,8 @@ def main() -> None:
     sys.path.append(str(ROOT))  # tests/ has the servers that replicate
     for name in options.names or NAMES:
         question = import_module(name)
-        with awake() if options.awake else nullcontext():
-            figures = question.measure(beside=options.beside)
-        note = f"{machine(is_awake=options.awake)}\n\n{getattr(question, 'NOTE', '')}".strip()
-        sections[name] = render(question.__doc__ or name, figures, note)
+        figures = question.measure(beside=options.beside)
+        sections[name] = render(question.__doc__ or name, figures, getattr(question, "NOTE", ""))
         Console().print(Markdown(sections[name]))
         write_sections(sections)
 
@@ -79,7 +68,7 @@ def render(question: str, found: Sequence[Figure] | Table, note: str) -> str:
     table = found if isinstance(found, Table) else Table(HEADER, [cells(line) for line in found])
     lines = [row(table.header), RULE.format("--:|" * (len(table.header) - 1))]
     lines += [row(line) for line in table.rows]
-    parts = (f"## {question}", note, table.note, "\n".join(lines))
+    parts = (f"## {question}", machine(), note, table.note, "\n".join(lines))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -121,12 +110,12 @@ def rounded(value: float) -> str:
     return f"{value:.{0 if value >= 10 else 1 if value >= 0.95 else 2}f}"
 
 
-def machine(*, is_awake: bool) -> str:
+def machine() -> str:
     """Describe the machine in general terms."""
     today = datetime.now(UTC).date()
     system, python = platform.system(), platform.python_version()
-    load = "kept awake" if is_awake else f"under a load of {os.getloadavg()[0]:.0f}"
-    return f"{os.cpu_count()} cores, {system}, Python {python}; {today}, {load}."
+    load = f"{os.getloadavg()[0]:.0f}"
+    return f"{os.cpu_count()} cores, {system}, Python {python}; {today}, under a load of {load}."
 
 
 def read_sections() -> dict[str, str]:
