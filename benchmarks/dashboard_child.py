@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any
 from uuid import uuid4
@@ -280,6 +281,7 @@ async def fill_results(queue: Any) -> None:
 
 async def bury(queue: Any, number: int = DEAD) -> None:
     """Store dead letters of fifty bugs in the stream, as a worker does."""
+    sys.path.append(str(Path(__file__).parent.parent))
     from tests.runtime.tasks.letters.conftest import ending
     from vibetuner.redis.keys import Keys
     from vibetuner.resources.slots import mongo_database
