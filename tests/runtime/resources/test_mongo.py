@@ -7,7 +7,8 @@ import gc
 import socket
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -163,9 +164,7 @@ async def test_a_call_that_is_cut_off_leaves_the_client_usable(tmp_path: Path):
 @pytest.mark.process
 async def test_a_call_that_is_cut_off_while_it_connects_leaves_no_socket_open(settings: Settings):
     """A call that is cancelled while it makes a connection leaves no socket to the collector."""
-    gc.collect()  # what earlier tests have left
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ResourceWarning)
+    with leaving_no_socket_open():
         for turns in range(30):
             async with open_database(settings) as database:
                 calls = [asyncio.create_task(database.command("ping")) for _ in range(2)]
@@ -174,28 +173,29 @@ async def test_a_call_that_is_cut_off_while_it_connects_leaves_no_socket_open(se
                 for call in calls:
                     call.cancel()
                 await asyncio.gather(*calls, return_exceptions=True)
-        gc.collect()
-    found = [str(one.message) for one in caught]
-    assert [one for one in found if "socket" in one.lower()] == []
 
 
 @pytest.mark.slow
 async def test_a_handshake_of_tls_has_the_limit_of_a_connection():
     """A server that is silent in the handshake of TLS is given up after five seconds."""
-    gc.collect()  # what earlier tests have left
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        socket.create_server(("127.0.0.1", 0)) as silent,
-    ):
-        warnings.simplefilter("always", ResourceWarning)
+    with leaving_no_socket_open(), socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"mongodb://127.0.0.1:{silent.getsockname()[1]}/?tls=true"
         began = time.monotonic()
         with pytest.raises(ServiceUnavailable):
             await check(Settings(mongodb_url=url))
         took = time.monotonic() - began
-        gc.collect()
 
     assert took < CONNECT_MS / 1000 + PATIENCE - 1
+
+
+@contextmanager
+def leaving_no_socket_open() -> Iterator[None]:
+    """Assert that the block leaves no socket to the garbage collector."""
+    gc.collect()  # what earlier tests have left
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        yield
+        gc.collect()
     found = [str(one.message) for one in caught]
     assert [one for one in found if "socket" in one.lower()] == []
 
