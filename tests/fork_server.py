@@ -196,6 +196,8 @@ def end(code: int, libraries: set[str]) -> None:
     except (OSError, ValueError):
         sys.exit(code)  # the interpreter meets the same error, and reports it
     # coverage.py writes its figures in os._exit().
+    # The interpreter lets no other thread go on from here, so that none meets a cleared module.
+    threading.excepthook = lambda _: None
     going = [one for one in sys.modules if one not in libraries and not one.startswith("coverage")]
     own = [weakref.ref(sys.modules.pop(name)) for name in going]
     gc.collect()

@@ -249,6 +249,34 @@ def test_a_fork_ends_as_a_started_process_ends(forks: Forks, tmp_path: Path, las
     assert reported(forked.stderr) == reported(started.stderr)
 
 
+# A module that a library keeps is cleared while a thread still uses it.
+DAEMON = """
+import gc, sys, threading, time
+
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.2)
+
+
+def watch():
+    while True:
+        time.sleep(0.01)
+
+
+slow = [Slow()]
+slow.append(slow)
+gc.callbacks.append(lambda *_, kept_by_a_library=sys.modules["__main__"]: None)
+threading.Thread(target=watch, daemon=True).start()
+"""
+
+
+def test_a_fork_does_not_report_threads_that_outlive_it(forks: Forks, tmp_path: Path):
+    """A fork's end silences threads that the interpreter would not let go on."""
+    done = forks.run(("-c", DAEMON), folder=tmp_path, environment=clean_environment(), seconds=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def reported(errors: str) -> list[str]:
     """Return the reported errors, without addresses of objects and lines of code."""
     lines = [re.sub(r" at 0x\w+", "", line) for line in errors.splitlines()]
