@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
+import signal
 import sqlite3
 import threading
 import time
@@ -339,6 +341,24 @@ async def test_a_statement_is_ended_at_whichever_turn_of_the_loop_it_is_cut(
             assert task.cancelled()
             assert await locks() == 0, turns
             assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+async def test_a_statement_ends_if_the_server_begins_it_after_the_cut(postgres: str):
+    """PostgreSQL ignores a request to cancel that comes before the statement; it is sent again."""
+    delay = text("SELECT pg_sleep(:seconds)")
+
+    async def sleep() -> None:
+        async with open_session() as session:
+            await session.exec(delay, params={"seconds": 0.0})  # prepares it
+            server = (await session.exec(text("SELECT pg_backend_pid()"))).one()[0]
+            os.kill(server, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(0.6, os.kill, server, signal.SIGCONT)
+            await session.exec(delay, params={"seconds": 300.0})
+
+    async with _locks_of_postgres(postgres) as locks, open_sql(Settings(database_url=postgres)):
+        await once(sleep(), 0.3)
+        assert await locks() == 0
 
 
 def _sqlite_threads() -> list[threading.Thread]:

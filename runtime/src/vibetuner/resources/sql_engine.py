@@ -1,8 +1,8 @@
 """The SQL engine: its pool, and connections that a cancellation can't leave locked.
 
 A cancelled task (time limit, abort, stop) can be inside any statement. SQLAlchemy then closes the
-connection. We add three things: closing itself can't be cancelled, a running SQLite statement is
-interrupted, and a statement that was read in part releases its lock.
+connection. We add three things: closing itself can't be cancelled, the running statement is ended,
+and one of SQLite that was read in part releases its lock.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,9 @@ PRAGMAS = {
     "synchronous": "NORMAL",
     "foreign_keys": "ON",
 }
+
+# Within the two seconds that SQLAlchemy waits for asyncpg to close a connection.
+CANCEL_PAUSES = (0.1, 0.2, 0.4, 0.8)
 
 
 def make_engine(settings: Settings) -> AsyncEngine:
@@ -196,8 +199,10 @@ def _shield(engine: AsyncEngine) -> None:
     steps: dict[str, Callable[..., Any]] = {
         "connect": dialect.connect,
         "do_rollback": dialect.do_rollback,
-        "do_terminate": dialect.do_terminate,
+        "do_terminate": partial(_cancel_and_terminate, dialect.do_terminate),
     }
+    if dialect.name == "sqlite":
+        steps["do_terminate"] = dialect.do_terminate
     # SQLAlchemy has no events for these steps.
     for name, step in steps.items():
         setattr(dialect, name, partial(_finish_step, step))
@@ -266,6 +271,33 @@ def _finish_step(step: Callable[..., Any], *arguments: Any, **options: Any) -> A
     if not in_greenlet():  # the garbage collector closes a forgotten connection
         return step(*arguments, **options)
     return await_(finish(greenlet_spawn(step, *arguments, **options)))
+
+
+def _cancel_and_terminate(terminate: Callable[..., Any], connection: AdaptedConnection) -> None:
+    """Close a connection of asyncpg, and ask the server to cancel its statement until then.
+
+    The server ignores the request of asyncpg if it comes before the statement. asyncpg gives up
+    after two seconds, and the statement would go on and keep its locks.
+    """
+    if in_greenlet():
+        await_(_close_postgres(connection.driver_connection, greenlet_spawn(terminate, connection)))
+    else:
+        terminate(connection)
+
+
+async def _close_postgres(driver: Any, close: Coroutine[Any, Any, None]) -> None:
+    closing, requests = asyncio.ensure_future(close), []
+    for pause in CANCEL_PAUSES:
+        await asyncio.wait({closing}, timeout=pause)
+        if closing.done():
+            break
+        # No public function of asyncpg sends the request.
+        requests.append(asyncio.ensure_future(driver._cancel(asyncio.Future())))  # noqa: SLF001
+    try:
+        await closing
+    finally:
+        for request in requests:
+            request.cancel()
 
 
 def _close_sqlite(connection: AdaptedConnection, _record: object) -> None:
