@@ -56,14 +56,15 @@ async def next_of(worker: TaskWorker, name: str) -> int:
 
 
 async def make_due(worker: TaskWorker, name: str, run: str) -> None:
-    """Let a schedule be due, and its run with it."""
+    """Let a schedule be due, and its run with it; wait for the end of that run."""
     await worker.redis.zadd(worker.client.keys.delayed("normal"), {run: 1})
     await worker.redis.zadd(worker.client.keys.cron_schedule, {name: 1})
-    await eventually(lambda: _has_moved_on(worker, name))
+    await eventually(lambda: _has_moved_on(worker, name, run))
 
 
-async def _has_moved_on(worker: TaskWorker, name: str) -> bool:
-    return await next_of(worker, name) > 1
+async def _has_moved_on(worker: TaskWorker, name: str, run: str) -> bool:
+    ended = not await worker.redis.exists([worker.client.keys.data(run)])
+    return ended and await next_of(worker, name) > 1
 
 
 async def test_a_changed_line_replaces_the_run_that_the_old_one_planned(
@@ -147,6 +148,24 @@ async def test_a_call_that_is_repeated_anew_has_one_next_run(worker: TaskWorker,
         await call("second", "0 3 * * *")
         assert await planned(worker) == {"nightly": due}
         assert await arguments(worker, "nightly") == ("second",)
+
+
+async def test_a_call_that_is_repeated_anew_keeps_a_run_that_is_due(
+    worker: TaskWorker, running: Running
+):
+    """A run that is due when its call is repeated anew takes place, and the next run as well."""
+    call = nightly(worker, ttl=60)
+    async with running(worker):
+        pass  # makes the queue
+    async with worker:
+        task = await call("first", "0 3 * * *")
+        await worker.redis.zadd(worker.client.keys.delayed("normal"), {"nightly": 1})
+        await call("second", "0 4 * * *")
+        due = worker.next_run("0 4 * * *")
+        assert await planned(worker) == {"nightly": 1, cron_id("nightly", due): due}
+        assert await arguments(worker, cron_id("nightly", due)) == ("second",)
+    async with running(worker):
+        assert (await task.result(timeout=30)).result == "first"
 
 
 @pytest.mark.parametrize("ttl", [0, 60])

@@ -533,11 +533,13 @@ end
 -- No run is later: the year 10000, in milliseconds.
 local LAST_MOMENT = 253402300800000
 
--- Remove a run of a schedule that is not due yet.
-local function drop_run(prefix, task)
+-- Remove a run of a schedule, unless it is due.
+local function drop_run(prefix, task, now)
   local made = redis.call('hgetall', prefix .. ':made')
   for i = 1, #made, 2 do
-    if redis.call('zrem', prefix .. ':queues:delayed:' .. made[i], task) == 1 then
+    local delayed = prefix .. ':queues:delayed:' .. made[i]
+    if tonumber(redis.call('zscore', delayed, task) or 0) > now then
+      redis.call('zrem', delayed, task)
       redis.call('del', prefix .. ':task:data:' .. task)
     end
   end
@@ -561,9 +563,10 @@ local function declare_cron(keys, argv)
     redis.call('hdel', keys[2], name)  -- no run of this line was missed yet
   end
   if argv[8] ~= '' then redis.call('hset', prefix .. ':cron:queues', name, argv[5]) end
-  if due > clock() then
-    drop_run(prefix, argv[7])
-    if argv[8] ~= '' then drop_run(prefix, argv[8]) end
+  local now = clock()
+  if due > now then
+    drop_run(prefix, argv[7], now)
+    if argv[8] ~= '' then drop_run(prefix, argv[8], now) end
     redis.call('zrem', schedule, name)
   end
   local i = 9
