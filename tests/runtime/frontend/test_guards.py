@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware import Middleware
 from httpx2 import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from vibetuner.frontend.guards import Guards
@@ -88,6 +92,57 @@ async def test_a_503_has_the_time_to_come_back():
     async with guarded() as client:
         assert (await client.get("/away")).headers["retry-after"] == "5"
         assert "retry-after" not in (await client.get("/")).headers
+
+
+async def test_head_is_answered_like_get_without_the_body():
+    """A HEAD has the status and headers of a GET, or of the route's own HEAD; a stream ends."""
+    app = FastAPI(middleware=[Middleware(Guards)])
+    router = APIRouter()
+
+    @router.get("/page/{number}")
+    async def page(number: int) -> dict[str, int]:
+        return {"number": number}
+
+    @router.get("/own")
+    async def own() -> str:
+        return "own"
+
+    @router.head("/own")
+    async def own_head() -> Response:
+        return Response(headers={"X-Own": "yes"})
+
+    @router.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def endless() -> AsyncIterator[str]:
+            while True:
+                yield "more"
+                await asyncio.sleep(0)
+
+        return StreamingResponse(endless())
+
+    @router.post("/change")
+    async def change_it() -> None: ...
+
+    app.include_router(router)
+    async with AsyncClient(transport=ASGITransport(app), base_url="https://shop.example") as client:
+        got = await client.get("/page/7")
+        asked = await client.head("/page/7")
+        statuses = {
+            path: (await client.head(path)).status_code
+            for path in ("/page/x", "/nowhere", "/change", "/stream", "/own")
+        }
+        is_own = "x-own" in (await client.head("/own")).headers
+
+    assert (asked.status_code, asked.content, asked.headers) == (200, b"", got.headers)
+    assert got.headers["content-length"] == "12"
+    assert statuses == {
+        "/page/x": 422,
+        "/nowhere": 404,
+        "/change": 405,
+        "/stream": 200,
+        "/own": 200,
+    }
+    assert is_own
 
 
 async def test_a_websocket_of_another_site_is_refused():

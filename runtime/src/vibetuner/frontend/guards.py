@@ -1,4 +1,4 @@
-"""Guards of every response: security headers and Origin checks."""
+"""Guards of every response: security headers and Origin checks; and responses to HEAD."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vibetuner.frontend.debug.gate import FOREIGN, SAFE_METHODS, is_same_host
@@ -33,7 +34,7 @@ class Guards:
 
     A request without ``Origin`` and ``Sec-Fetch-Site`` does not come from a browser's page, and
     passes: a webhook or a script. A 429 or 503 gets ``Retry-After``. Outside systems have five
-    seconds to answer a request.
+    seconds to answer a request. A HEAD is answered like a GET, without the body.
 
     Args:
         headers: added to the default ones; None removes a default.
@@ -57,6 +58,8 @@ class Guards:
             if scope["method"] not in SAFE_METHODS and self._is_foreign(scope):
                 await PlainTextResponse(REFUSED, 403)(scope, receive, send)
                 return
+            if scope["method"] == "HEAD" and not _answers_head(scope):
+                scope, send = {**scope, "method": "GET"}, _without_body(send)
             with for_requests():
                 await self._app(scope, receive, send)
             return
@@ -86,6 +89,26 @@ class Guards:
             return send(message)
 
         return sending
+
+
+def _answers_head(scope: Scope) -> bool:
+    """Return whether a route answers HEAD itself; those of FastAPI don't, and monitors send it."""
+    app = scope.get("app")
+    return app is None or any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+
+def _without_body(send: Send) -> Send:
+    ended = False
+
+    async def sending(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not ended:  # the end of the response stops an event stream, too
+            ended = True
+            await send({"type": "http.response.body"})
+
+    return sending
 
 
 def guard_headers(headers: Mapping[str, str | None] | None = None) -> dict[str, str]:
