@@ -62,10 +62,22 @@ TUNE_WITH_SQL = """
             return await connection.scalar(text("SELECT CAST(:word AS TEXT)"), {"word": word})
 
 
+    @router.get("/numbers/{number}")
+    async def find(number: int) -> list[int]:
+        async with sql_engine.get().connect() as connection:
+            query = text("SELECT 7 WHERE CAST(:number AS INTEGER) = 7")
+            return list(await connection.scalars(query, {"number": number}))
+
+
     @router.get("/broken")
     async def broken() -> None:
         async with sql_engine.get().connect() as connection:
-            await connection.execute(text("SELECT 1 / 0"))
+            await connection.execute(text("SELECT nothing"))
+
+
+    @router.get("/too-large")
+    def too_large() -> int:
+        return int(1e999)
 
 
     app = VibetunerApp(routes=[router])
@@ -169,18 +181,30 @@ async def test_a_handler_of_the_project_comes_first(stand_in: Callable[..., Any]
         assert "<h1>" in (await client.get("/private", headers=BROWSER)).text
 
 
-async def test_a_character_that_the_database_does_not_store_is_no_fault_of_the_app(
-    stand_in: Callable[..., Any], postgres: str
-):
-    """A NUL that PostgreSQL refuses is a 422 without a traceback; a wrong query is still a 500."""
-    stand_in(tune=TUNE_WITH_SQL)
-    settings = IN_PRODUCTION.model_copy(update={"database_url": postgres})
-    async with visiting(settings) as client, open_sql(settings):
-        stored = await client.get("/echo/ann")
-        refused = await client.get("/echo/a%00n")
-        broken = await client.get("/broken")
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'shop.db'}"
+    return str(request.getfixturevalue("postgres"))
 
-    assert (stored.status_code, stored.json()) == (200, "ann")
-    assert refused.status_code == 422
-    assert refused.json() == {"detail": "The request holds a character that can't be stored."}
-    assert broken.status_code == 500
+
+async def test_a_value_that_the_database_does_not_store_is_no_fault_of_the_app(
+    stand_in: Callable[..., Any], database: str
+):
+    """A NUL or a number that can't be stored is a 422 without a traceback; a bug is still a 500."""
+    stand_in(tune=TUNE_WITH_SQL)
+    settings = IN_PRODUCTION.model_copy(update={"database_url": database})
+    async with visiting(settings) as client, open_sql(settings):
+        stored = [await client.get("/echo/ann"), await client.get("/numbers/7")]
+        text = await client.get("/echo/a%00n")
+        numbers = [await client.get(f"/numbers/{number}") for number in (10**10, 10**20, -(10**40))]
+        broken = [await client.get("/broken"), await client.get("/too-large")]
+
+    assert [(answer.status_code, answer.json()) for answer in stored] == [(200, "ann"), (200, [7])]
+    refused = {"detail": "The request holds a character or a number that can't be stored."}
+    is_sqlite = database.startswith("sqlite")  # it stores a NUL, and 64 bits in each column
+    assert (text.status_code, text.json()) == ((200, "a\0n") if is_sqlite else (422, refused))
+    assert [answer.status_code for answer in numbers] == [200 if is_sqlite else 422, 422, 422]
+    assert [answer.json() for answer in numbers[1:]] == [refused, refused]
+    assert [answer.status_code for answer in broken] == [500, 500]

@@ -19,7 +19,7 @@ from vibetuner.frontend import health
 from vibetuner.frontend.debug import unlock
 from vibetuner.frontend.debug.dashboard import make_dashboard
 from vibetuner.frontend.debug.gate import Gate
-from vibetuner.frontend.error_pages import ErrorHook, error_handlers, text_handlers
+from vibetuner.frontend.error_pages import ErrorHook, error_handlers, value_handlers
 from vibetuner.frontend.guards import Guards, guard_headers
 from vibetuner.frontend.lifespan import frontend_lifespan
 from vibetuner.frontend.templates import ASSETS_PATH
@@ -45,7 +45,7 @@ def create_app() -> FastAPI:
     outages = health.outage_handlers(settings, hook.call if hook else None)
     handlers: dict[Any, Any] = {
         **error_handlers(guard_headers(declared.headers)),
-        **text_handlers(settings),
+        **value_handlers(settings),
         **outages,
         **declared.exception_handlers,
     }

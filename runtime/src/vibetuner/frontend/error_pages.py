@@ -24,8 +24,8 @@ from vibetuner.templates import get_templates
 
 logger = logging.getLogger(__name__)
 
-#: PostgreSQL's SQLSTATE for a text that its encoding doesn't have
-NOT_IN_REPERTOIRE = "22021"
+#: PostgreSQL's SQLSTATEs for a text that its encoding doesn't have, and for a number out of range
+NOT_STORABLE = frozenset({"22021", "22003"})
 OWN, OURS = "error.html", "vibetuner/error.html"
 # A title and a sentence for what people see most; every other status has its name.
 WORDS = {
@@ -84,22 +84,36 @@ async def refused(request: Request, error: HTTPException) -> Response:
     return with_page(request, answer, detail if is_own else "")
 
 
-def text_handlers(settings: Settings) -> dict[Any, Any]:
-    """Return the handler of errors for text that the SQL database can't store.
+def value_handlers(settings: Settings) -> dict[Any, Any]:
+    """Return the handlers of errors for values that the SQL database can't store.
 
-    Anybody can send a NUL, in a path or in a form, and PostgreSQL refuses it.
+    Anybody can send a NUL or a number with 20 digits, in a path or in a form. PostgreSQL refuses
+    both, and SQLite the number.
     """
     if not settings.database_url:
         return {}
 
     async def unstorable(request: Request, error: Exception) -> Response:
-        if getattr(getattr(error, "orig", None), "sqlstate", None) != NOT_IN_REPERTOIRE:
+        if not _is_of_value(error):
             raise error
-        message = "The request holds a character that can't be stored."
+        message = "The request holds a character or a number that can't be stored."
         return with_page(request, JSONResponse({"detail": message}, 422), message)
 
     # Loaded on demand, like the driver.
-    return {import_module("sqlalchemy.exc").DBAPIError: unstorable}
+    refusals = (import_module("sqlalchemy.exc").DBAPIError, OverflowError)
+    return dict.fromkeys(refusals, unstorable)
+
+
+def _is_of_value(error: Exception) -> bool:
+    if isinstance(error, OverflowError):  # sqlite3 raises it, and so may any other code
+        return "SQLite INTEGER" in str(error)
+    refusal: BaseException | None = getattr(error, "orig", None)
+    if getattr(refusal, "sqlstate", None) in NOT_STORABLE:
+        return True
+    # asyncpg refuses a number that does not fit before it sends the statement.
+    while refusal is not None and not isinstance(refusal, OverflowError):
+        refusal = refusal.__cause__
+    return refusal is not None
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:

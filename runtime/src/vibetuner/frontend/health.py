@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -117,13 +118,22 @@ def outage_handlers(
             if not (isinstance(cause, OSError) and cause.errno in FULL):
                 return await refused(request, error)
             error = cause  # FastAPI makes it a 400: the body could not be read
-        if isinstance(error, MailRefused):
+        if isinstance(error, MailRefused) or _is_mistake(error):
             raise error  # for good: no later request will fare better
         if on_outage is not None:
             on_outage(error, request.scope)
         return await _answer_outage(request, error)
 
     return dict.fromkeys(kinds, answer)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Return whether SQLite refuses a statement: a mistake in it, or a table or column missing.
+
+    The driver raises the same error for a file that can't be opened, is full or stays locked.
+    """
+    refusal = getattr(error, "orig", None)
+    return getattr(refusal, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
 async def _answer_outage(request: Request, error: Exception) -> Response:
