@@ -15,16 +15,20 @@ from contextlib import (
 )
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.listeners import open_listener
 from tests.mongo import running_mongo
 from tests.postgres import running_postgres
 from tests.processes import frozen
+from tests.waiting import eventually
 from vibetuner.config import Settings, using_settings
+from vibetuner.errors import ServiceUnavailable
 from vibetuner.frontend.app import create_app
 from vibetuner.resources.sql import CLOSE_SECONDS, open_session, open_sql
 from vibetuner.state import REQUEST_SECONDS, for_requests
@@ -168,6 +172,27 @@ async def test_a_postgresql_that_is_frozen(site: Site, own_postgres: tuple[str, 
             for path in ("/sql", "/sql", "/health/ready"):
                 await assert_busy(client, path, SOON, "no answer within 0.5 s")
         assert (await client.get("/sql", timeout=60)).status_code == 200
+
+
+@pytest.mark.slow
+async def test_a_statement_ends_soon_after_its_request_has_given_up(postgres: str):
+    """PostgreSQL ends a statement whose request was answered, so that it keeps no lock."""
+    slow = f"SELECT pg_sleep(300) /* {uuid4()} */"
+    running = text("SELECT 1 FROM pg_stat_activity WHERE query = :slow AND state = 'active'")
+    settings = Settings(database_url=postgres, database_answer_timeout=SOON)
+    with for_requests():
+        async with open_sql(settings) as engine:
+            with pytest.raises(ServiceUnavailable, match=r"no answer within 0\.5 s"):
+                async with engine.connect() as connection:
+                    await connection.execute(text(slow))
+            async with engine.connect() as connection:
+                await eventually(lambda: has_no_row(connection, running, slow))
+
+
+async def has_no_row(connection: AsyncConnection, query: TextClause, slow: str) -> bool:
+    found = await connection.execute(query, {"slow": slow})
+    await connection.rollback()  # the view is the same within a transaction
+    return not found.all()
 
 
 @pytest.mark.slow

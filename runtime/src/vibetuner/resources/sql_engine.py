@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -51,6 +52,7 @@ PRAGMAS = {
     "foreign_keys": "ON",
 }
 
+CHECK_MS = 1000
 # Within the two seconds that SQLAlchemy waits for asyncpg to close a connection.
 CANCEL_PAUSES = (0.1, 0.2, 0.4, 0.8)
 
@@ -199,10 +201,11 @@ def _shield(engine: AsyncEngine) -> None:
     steps: dict[str, Callable[..., Any]] = {
         "connect": dialect.connect,
         "do_rollback": dialect.do_rollback,
-        "do_terminate": partial(_cancel_and_terminate, dialect.do_terminate),
+        "do_terminate": dialect.do_terminate,
     }
-    if dialect.name == "sqlite":
-        steps["do_terminate"] = dialect.do_terminate
+    if dialect.name != "sqlite":
+        steps["connect"] = partial(_connect_postgres, dialect.connect)
+        steps["do_terminate"] = partial(_cancel_and_terminate, dialect.do_terminate)
     # SQLAlchemy has no events for these steps.
     for name, step in steps.items():
         setattr(dialect, name, partial(_finish_step, step))
@@ -271,6 +274,23 @@ def _finish_step(step: Callable[..., Any], *arguments: Any, **options: Any) -> A
     if not in_greenlet():  # the garbage collector closes a forgotten connection
         return step(*arguments, **options)
     return await_(finish(greenlet_spawn(step, *arguments, **options)))
+
+
+def _connect_postgres(connect: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Connect, and have the server end the connection's statement if this process has gone.
+
+    Otherwise a statement goes on and keeps its locks if its process is killed, or if a request
+    gives up and hangs up. PostgreSQL has the setting since version 14, and not on every system.
+    """
+    connection = connect(*arguments, **options)
+    driver = connection.driver_connection
+    try:
+        with suppress(import_module("asyncpg").PostgresError):
+            await_(driver.execute(f"SET client_connection_check_interval = {CHECK_MS}"))
+    except BaseException:
+        driver.terminate()
+        raise
+    return connection
 
 
 def _cancel_and_terminate(terminate: Callable[..., Any], connection: AdaptedConnection) -> None:
