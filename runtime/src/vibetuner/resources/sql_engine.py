@@ -55,6 +55,7 @@ PRAGMAS = {
 CHECK_MS = 1000
 # Within the two seconds that SQLAlchemy waits for asyncpg to close a connection.
 CANCEL_PAUSES = (0.1, 0.2, 0.4, 0.8)
+CANCEL_SECONDS = 2.0
 
 
 def make_engine(settings: Settings) -> AsyncEngine:
@@ -316,8 +317,10 @@ async def _close_postgres(driver: Any, close: Coroutine[Any, Any, None]) -> None
     try:
         await closing
     finally:
-        for request in requests:
-            request.cancel()
+        if requests:  # asyncio would log one that is cut off while it connects
+            _, late = await asyncio.wait(requests, timeout=CANCEL_SECONDS)
+            for request in late:
+                request.cancel()
 
 
 def _close_sqlite(connection: AdaptedConnection, _record: object) -> None:
