@@ -174,9 +174,13 @@ class Courier:
             await asyncio.gather(*relays, return_exceptions=True)
 
     async def close(self) -> None:
-        """Finish handing on committed rows, for at most two seconds."""
+        """Finish handing on committed rows, for at most two seconds; a relay hands on the rest."""
         if handing := [one for one in self._handing.values() if not one.done()]:
-            await asyncio.wait(handing, timeout=CLOSING_SECONDS)
+            _, late = await asyncio.wait(handing, timeout=CLOSING_SECONDS)
+            for one in late:
+                one.cancel()
+            if late:  # each closes its connection to the database
+                await asyncio.wait(late, timeout=CLOSING_SECONDS)
 
     async def _ask_server(self, row: Row) -> tuple[str, str] | None:
         """Return the task that has the row's key, and its call; None if Redis finds none."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pymongo import AsyncMongoClient
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from streaq import TaskStatus
 from streaq.types import StreaqCancelled
@@ -22,6 +23,7 @@ from vibetuner.config import Settings, using_settings
 from vibetuner.errors import NotConfigured, TaskError, TaskExists, TaskNotFound
 from vibetuner.loader import load_project
 from vibetuner.redis.keys import JournalKeys
+from vibetuner.resources.slots import sql_engine
 from vibetuner.resources.sql import open_sql, table_of
 from vibetuner.tasks.inspect.actions import abort
 from vibetuner.tasks.inspect.queue import Queue, whole_id
@@ -478,6 +480,30 @@ async def test_a_rollback_includes_a_savepoint_that_came_first(
                 raise ZeroDivisionError
         assert await database.orders() == set()
         assert await database.store.waiting() == (0, None)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_a_hand_on_that_is_late_ends_with_its_worker(
+    database: Database, worker: TaskWorker, receipt: Any
+):
+    """A worker that closes gives up a hand-on that its database delays, and its connection."""
+    engine = sql_engine.get()
+    lock = text("LOCK TABLE task_outbox IN ACCESS EXCLUSIVE MODE")
+    async with engine.connect() as other:
+        async with worker:
+            async with database.session() as session:
+                await receipt.enqueue("T1").within(session)
+                locking = asyncio.ensure_future(other.execute(lock))  # granted by the commit
+                await eventually(lambda: _waits_for_a_lock(session))
+            await locking
+        assert engine.pool.checkedout() == 1
+        await other.rollback()
+    assert (await database.store.waiting())[0] == 1
+
+
+async def _waits_for_a_lock(session: Any) -> bool:
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    return bool((await session.exec(waiting)).one()[0])
 
 
 async def test_a_call_is_written_once_however_many_wait_for_it(
