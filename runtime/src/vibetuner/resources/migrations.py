@@ -36,6 +36,7 @@ from vibetuner.project import ProjectInfo, project_info
 from vibetuner.resources.schema import find_differences, has_migrations
 from vibetuner.resources.sql import POSTGRES_LOCK, table_of
 from vibetuner.resources.sql import check as ping
+from vibetuner.resources.sql_engine import asyncpg_options
 
 __all__ = ["Migrations", "run_migrations"]
 
@@ -260,8 +261,10 @@ def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None
 
 @asynccontextmanager
 async def _connect(url: str) -> AsyncIterator[AsyncConnection]:
-    engine = create_async_engine(url, poolclass=NullPool)
-    if make_url(url).get_backend_name() == "sqlite":
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    options = {} if is_sqlite else asyncpg_options(make_url(url))
+    engine = create_async_engine(url, poolclass=NullPool, connect_args=options)
+    if is_sqlite:
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     try:
