@@ -208,7 +208,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def test_a_value_that_the_database_does_not_store_is_no_fault_of_the_app(
     stand_in: Callable[..., Any], database: str
 ):
-    """A text or a number that can't be stored is a 422 without a traceback; a bug is still a 500."""
+    """A text or a number that can't be stored is a 422 without a traceback; a bug is a 500."""
     stand_in(tune=TUNE_WITH_SQL)
     settings = IN_PRODUCTION.model_copy(update={"database_url": database})
     async with visiting(settings) as client, open_sql(settings):
