@@ -106,6 +106,19 @@ CURES = (
     (r"\bBUSY ", "Wait for the script that it runs, or end it:  redis-cli SCRIPT KILL"),
     (r"NOPERM", "Grant its user the right; vibetuner doctor  prints the line"),
     (r'database ".*" does not exist', "Create it, or correct {}"),
+    (r"in a read-only transaction|SessionAttribute.read_write", "Point {} at the primary"),
+    (
+        r"too many clients already|remaining connection slots|too many connections for",
+        "Raise its max_connections, or lower DATABASE_POOL_SIZE",
+    ),
+    (
+        r'prepared statement ".*" (does not|already) exist',
+        "Behind a pooler such as PgBouncer, end {} with ?prepared_statement_cache_size=0",
+    ),
+    (
+        r"connection (is|was) closed|cannot switch to state",
+        "Its log has the reason; the next session connects again",
+    ),
     (r"\bssl_\w+=.* can't be used", "Correct the file, or its name in {}"),
     (r"mismatch, certificate is not valid for", "Write a host of its certificate into {}"),
     (r"verify failed: certificate has expired", "Renew the server's certificate"),

@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from tests.processes import free_port, run_code, run_vibetuner, vibetuner
 from tests.projects import write, write_project
+from tests.waiting import eventually
 from vibetuner.embedded import Lease
 from vibetuner.scaffold.draft import list_templates
 
@@ -277,6 +278,39 @@ def test_the_second_of_two_concurrent_upgrades_waits(tmp_path: Path, url: str):
 
     assert sum(output.count("upgraded to ") for output in outputs) == 2
     assert all(output.endswith("as the models have them\n") for output in outputs)
+
+
+async def test_a_migration_that_waits_for_a_table_lets_others_read_it(
+    tmp_path: Path, postgres: str
+):
+    """A migration that waits for a long transaction lets pages read, and runs when that has ended.
+
+    Each statement would wait behind it otherwise, for as long as the transaction takes.
+    """
+    url = await asyncio.to_thread(make_database, postgres)
+    project = make_project(tmp_path, url)
+    await asyncio.to_thread(db, project, "revision Start")
+    revision_with(project, 'op.add_column("customer", sa.Column("note", sa.Text))')
+    holder, reader = await asyncpg.connect(url), await asyncpg.connect(url)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.fetch("SELECT * FROM customer")
+    upgrading = asyncio.create_task(asyncio.to_thread(run_code, SCRIPT, "upgrade", folder=project))
+
+    async def is_waiting() -> bool:
+        query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
+        return bool(await reader.fetchval(query))
+
+    try:
+        await eventually(is_waiting, what=lambda: "the migration")
+        await reader.fetch("SELECT * FROM customer", timeout=30)
+    finally:
+        await transaction.rollback()
+        done = await upgrading
+        await asyncio.gather(holder.close(), reader.close())
+
+    assert done.stderr.startswith("the migrations wait for another session")
+    assert done.stdout.count("upgraded to ") == 1
 
 
 def test_rows_that_refer_to_a_table_survive_its_change_on_sqlite(project: Path):

@@ -48,6 +48,8 @@ TUNE = """
     app = VibetunerApp(routes=[router], headers={"X-Frame-Options": None, "X-Shop": "yes"})
 """
 TUNE_WITH_SQL = """
+    import json
+
     from fastapi import APIRouter
     from sqlalchemy import text
     from vibetuner import VibetunerApp
@@ -67,6 +69,20 @@ TUNE_WITH_SQL = """
         async with sql_engine.get().connect() as connection:
             query = text("SELECT 7 WHERE CAST(:number AS INTEGER) = 7")
             return list(await connection.scalars(query, {"number": number}))
+
+
+    @router.get("/short/{word}")
+    async def shorten(word: str) -> None:
+        async with sql_engine.get().connect() as connection:
+            await connection.execute(text("CREATE TABLE words (word VARCHAR(5))"))
+            await connection.execute(text("INSERT INTO words VALUES (:word)"), {"word": word})
+
+
+    @router.get("/json/{word}")
+    async def convert(word: str) -> str:
+        async with sql_engine.get().connect() as connection:
+            query = text("SELECT CAST(:word AS JSONB) ->> 'word'")
+            return await connection.scalar(query, {"word": json.dumps({"word": word})})
 
 
     @router.get("/broken")
@@ -192,19 +208,23 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def test_a_value_that_the_database_does_not_store_is_no_fault_of_the_app(
     stand_in: Callable[..., Any], database: str
 ):
-    """A NUL or a number that can't be stored is a 422 without a traceback; a bug is still a 500."""
+    """A text or a number that can't be stored is a 422 without a traceback; a bug is a 500."""
     stand_in(tune=TUNE_WITH_SQL)
     settings = IN_PRODUCTION.model_copy(update={"database_url": database})
     async with visiting(settings) as client, open_sql(settings):
         stored = [await client.get("/echo/ann"), await client.get("/numbers/7")]
-        text = await client.get("/echo/a%00n")
+        texts = [await client.get(path) for path in ("/echo/a%00n", "/json/a%00n", "/short/longer")]
         numbers = [await client.get(f"/numbers/{number}") for number in (10**10, 10**20, -(10**40))]
         broken = [await client.get("/broken"), await client.get("/too-large")]
 
     assert [(answer.status_code, answer.json()) for answer in stored] == [(200, "ann"), (200, [7])]
-    refused = {"detail": "The request holds a character or a number that can't be stored."}
-    is_sqlite = database.startswith("sqlite")  # it stores a NUL, and 64 bits in each column
-    assert (text.status_code, text.json()) == ((200, "a\0n") if is_sqlite else (422, refused))
+    refused = {"detail": "The request holds a text or a number that can't be stored."}
+    # It stores a NUL, a text of any length, and 64 bits in each column.
+    is_sqlite = database.startswith("sqlite")
+    assert (texts[0].status_code, texts[0].json()) == (
+        (200, "a\0n") if is_sqlite else (422, refused)
+    )
+    assert is_sqlite or [answer.status_code for answer in texts[1:]] == [422, 422]
     assert [answer.status_code for answer in numbers] == [200 if is_sqlite else 422, 422, 422]
     assert [answer.json() for answer in numbers[1:]] == [refused, refused]
     assert [answer.status_code for answer in broken] == [500, 500]

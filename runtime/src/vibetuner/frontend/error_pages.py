@@ -24,8 +24,9 @@ from vibetuner.templates import get_templates
 
 logger = logging.getLogger(__name__)
 
-#: PostgreSQL's SQLSTATEs for a text that its encoding doesn't have, and for a number out of range
-NOT_STORABLE = frozenset({"22021", "22003"})
+#: PostgreSQL's SQLSTATEs for a text that its encoding or JSON doesn't have, for one that is longer
+#: than its column, and for a number out of range
+NOT_STORABLE = frozenset({"22021", "22P05", "22001", "22003"})
 OWN, OURS = "error.html", "vibetuner/error.html"
 # A title and a sentence for what people see most; every other status has its name.
 WORDS = {
@@ -87,8 +88,8 @@ async def refused(request: Request, error: HTTPException) -> Response:
 def value_handlers(settings: Settings) -> dict[Any, Any]:
     """Return the handlers of errors for values that the SQL database can't store.
 
-    Anybody can send a NUL or a number with 20 digits, in a path or in a form. PostgreSQL refuses
-    both, and SQLite the number.
+    Anybody can send a NUL, a text that is too long or a number with 20 digits, in a path or in a
+    form. PostgreSQL refuses them all, and SQLite the number.
     """
     if not settings.database_url:
         return {}
@@ -96,7 +97,7 @@ def value_handlers(settings: Settings) -> dict[Any, Any]:
     async def unstorable(request: Request, error: Exception) -> Response:
         if not _is_of_value(error):
             raise error
-        message = "The request holds a character or a number that can't be stored."
+        message = "The request holds a text or a number that can't be stored."
         return with_page(request, JSONResponse({"detail": message}, 422), message)
 
     # Loaded on demand, like the driver.

@@ -7,10 +7,12 @@ A project's ``migrations/env.py`` calls :func:`run_migrations`. It is loaded by 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import time
 import warnings
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from io import StringIO
 from pathlib import Path
@@ -36,10 +38,26 @@ from vibetuner.project import ProjectInfo, project_info
 from vibetuner.resources.schema import find_differences, has_migrations
 from vibetuner.resources.sql import POSTGRES_LOCK, table_of
 from vibetuner.resources.sql import check as ping
+from vibetuner.resources.sql_engine import asyncpg_options
 
 __all__ = ["Migrations", "run_migrations"]
 
 EMPTY = "sqlite+aiosqlite://"
+
+# Shorter than DATABASE_ANSWER_TIMEOUT, so that pages only become slow. The limit ends with the
+# transaction, as an index that is created concurrently has to wait for all others.
+LIMIT_WAIT = (
+    "SELECT set_config('lock_timeout', '3s', true) WHERE current_setting('lock_timeout') = '0'"
+)
+# PostgreSQL's SQLSTATEs for a lock that was not free in time, and for a deadlock.
+LOCKED = {"55P03", "40P01"}
+PAUSE_SECONDS = 3.0
+
+logger = logging.getLogger(__name__)
+
+
+class Locked(CommandError):  # noqa: N818 - a state
+    """Other sessions use a table that a migration changes; nothing was changed."""
 
 
 class Migrations:
@@ -112,13 +130,11 @@ class Migrations:
     def upgrade(self, revision: str = "head") -> None:
         """Migrate the database to a revision; if all its tables exist unrecorded, only stamp it."""
         asyncio.run(self._adopt())
-        with self._explaining():
-            command.upgrade(self._config, revision)
+        self._run(command.upgrade, revision)
 
     def downgrade(self, revision: str) -> None:
         """Migrate the database back to a revision."""
-        with self._explaining():
-            command.downgrade(self._config, revision)
+        self._run(command.downgrade, revision)
 
     def stamp(self, revision: str) -> None:
         """Record that the database is at a revision; run nothing."""
@@ -146,6 +162,24 @@ class Migrations:
             known = {one.revision for one in self._scripts.iterate_revisions(current, "base")}
             every = [one.revision for one in self._scripts.walk_revisions()]
         return [revision for revision in reversed(every) if revision not in known]
+
+    def _run(self, step: Callable[[Config, str], None], revision: str) -> None:
+        """Run migrations; while others hold a lock on a table, try again.
+
+        Statements that come after a migration wait behind it, also those that only read, so it
+        gives up its place for a while.
+        """
+        before = len(self.applied)
+        while True:
+            try:
+                with self._explaining():
+                    step(self._config, revision)
+            except Locked as error:
+                del self.applied[before:]
+                logger.warning("%s", error)
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return
 
     async def _adopt(self) -> None:
         """Stamp a database whose tables were made without migrations.
@@ -200,6 +234,13 @@ class Migrations:
             # An autocommit_block() commits what came before it, and begins again.
             changed = "nothing was changed" if len(begun) <= 1 else "what was committed stays"
             reason = first_line(error)
+            state = getattr(getattr(error, "orig", None), "sqlstate", None)
+            if state in LOCKED and len(begun) <= 1:
+                raise Locked(
+                    "the migrations wait for another session, which has a lock on a table that "
+                    "they change, and try again. See:  SELECT pid, xact_start, query FROM "
+                    "pg_stat_activity WHERE state <> 'idle'"
+                ) from error
             # SQLite and PostgreSQL, about a new column without a value for the rows that are there.
             lacks_default = "default value NULL" in reason or "contains null values" in reason
             cure = 'Give the new column a server_default="..."' if lacks_default else "Correct it"
@@ -248,6 +289,7 @@ def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(POSTGRES_LOCK)
+            connection.exec_driver_sql(LIMIT_WAIT)
         context.run_migrations()
         if connection.dialect.name == "sqlite":
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
@@ -260,8 +302,10 @@ def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None
 
 @asynccontextmanager
 async def _connect(url: str) -> AsyncIterator[AsyncConnection]:
-    engine = create_async_engine(url, poolclass=NullPool)
-    if make_url(url).get_backend_name() == "sqlite":
+    is_sqlite = make_url(url).get_backend_name() == "sqlite"
+    options = {} if is_sqlite else asyncpg_options(make_url(url))
+    engine = create_async_engine(url, poolclass=NullPool, connect_args=options)
+    if is_sqlite:
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     try:

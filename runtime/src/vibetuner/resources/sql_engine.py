@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sqlite3
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+from uuid import uuid4
 from weakref import WeakSet
 
 from sqlalchemy import URL, AdaptedConnection, PoolProxiedConnection, event, make_url
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -52,6 +55,13 @@ PRAGMAS = {
     "foreign_keys": "ON",
 }
 
+# PostgreSQL's SQLSTATEs. The server has no room, or no connection, or an error of its system; or it
+# does not know a prepared statement, as it is not the one that a pooler used before.
+UNABLE = re.compile("53|58|26000|42P05")
+# A deadlock or another conflict of transactions; a statement that was cancelled, or not served.
+REPEATABLE = re.compile("40|55P03|57")
+READ_ONLY = "25006"
+
 CHECK_MS = 1000
 # Within the two seconds that SQLAlchemy waits for asyncpg to close a connection.
 CANCEL_PAUSES = (0.1, 0.2, 0.4, 0.8)
@@ -78,8 +88,8 @@ def make_engine(settings: Settings) -> AsyncEngine:
         options: dict[str, Any] = {"pool_pre_ping": True}
         if _is_sqlite(url):
             options = _sqlite_options(url, wait)
-        elif has_limit:
-            options["connect_args"] = {"timeout": limit, "command_timeout": limit}
+        else:
+            options["connect_args"] = asyncpg_options(url, limit)
         if not _is_in_memory(url):
             options |= _pool_options(settings, limit)
         engine = create_async_engine(url, **options)
@@ -99,6 +109,24 @@ def make_engine(settings: Settings) -> AsyncEngine:
     elif _is_sqlite(url):
         take_turns(engine, wait)
     return engine
+
+
+def asyncpg_options(url: URL, limit: float | None = None) -> dict[str, Any]:
+    """Return options that keep a pooler from running another process's statement by its name.
+
+    asyncpg counts from 1 in each process, and behind PgBouncer in transaction mode, processes share
+    connections. Without a cache, a statement needs no name: it runs where it was prepared.
+    """
+    options: dict[str, Any] = {}
+    if url.query.get("prepared_statement_cache_size") == "0":
+        options["statement_cache_size"] = 0
+        options["prepared_statement_name_func"] = str
+    else:
+        names = map(f"{uuid4().hex}_{{}}".format, count())
+        options["prepared_statement_name_func"] = names.__next__
+    if limit is not None:
+        options |= {"timeout": limit, "command_timeout": limit}
+    return options
 
 
 def unreachable(settings: Settings, error: Exception) -> str:
@@ -215,13 +243,15 @@ def _shield(engine: AsyncEngine) -> None:
 
 
 def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -> None:
-    """Raise ServiceUnavailable if a server can't be reached, refuses, is lost, or is late.
+    """Raise ServiceUnavailable if a server can't be reached, refuses, is lost, late, or unable.
 
     Also if asyncpg can't use a part of the URL: a port, a host, the name or the type of an option.
 
     asyncpg raises an OSError for the first, which SQLAlchemy passes on, and no OperationalError for
     the next two. If its answers have a limit, it raises TimeoutError for the last, which SQLAlchemy
     does not treat as a lost connection, and for which it calls no event in ``connect`` and ping.
+
+    A statement that may succeed when it is repeated raises OperationalError, as with other drivers.
     """
     dialect = engine.dialect
     first_connect, first_ping = dialect.connect, dialect.do_ping
@@ -231,15 +261,23 @@ def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -
             error = TimeoutError(f"no answer within {settings.database_answer_timeout:g} s")
         return ServiceUnavailable(unreachable(settings, error))
 
-    def on_error(context: ExceptionContext) -> ServiceUnavailable | None:
+    def on_error(context: ExceptionContext) -> Exception | None:
         error = context.original_exception
         if has_limit and isinstance(error, TimeoutError):
             context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
             if context.connection is not None:
                 _hang_up(context.connection.connection)
-        is_lost = context.connection is None or context.is_disconnect
-        # SQLAlchemy counts a cancellation as a disconnect.
-        return outage(error) if is_lost and isinstance(error, Exception) else None
+        known, state = context.sqlalchemy_exception, getattr(error, "sqlstate", None) or ""
+        if state == READ_ONLY:  # the server may have become a standby: connect again
+            context.is_disconnect = True
+        is_lost = context.connection is None or context.is_disconnect or UNABLE.match(state)
+        if is_lost and isinstance(error, Exception):  # a cancellation counts as a disconnect
+            return outage(error)
+        if isinstance(known, DBAPIError) and (REPEATABLE.match(state) or _is_stale(error)):
+            return OperationalError(
+                known.statement, known.params, error, hide_parameters=known.hide_parameters
+            )
+        return None
 
     def connect(*arguments: Any, **options: Any) -> Any:
         try:
@@ -262,6 +300,11 @@ def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -
     dialect.connect = connect  # type: ignore[method-assign]
     if has_limit:
         dialect.do_ping = ping  # type: ignore[method-assign]
+
+
+def _is_stale(error: BaseException) -> bool:
+    """Return whether a migration has changed a column's type since the statement was prepared."""
+    return type(error).__name__ == "InvalidCachedStatementError"
 
 
 def _hang_up(connection: AdaptedConnection | PoolProxiedConnection) -> None:
