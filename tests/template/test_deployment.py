@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -23,8 +24,11 @@ from tests.environments import copy_bytecode, render
 from tests.processes import clean_environment, free_port, wait_for_http, wait_until
 from tests.template.conftest import ROOT, Repository, run
 from vibetuner.cli.child import STOP_SECONDS
+from vibetuner.cli.web import CLOSE_SECONDS
 from vibetuner.config import Settings
 from vibetuner.embedded import Lease
+
+SYSTEMD = ROOT / "docs/how-to/without-containers.md"
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,7 @@ def test_in_production_everything_has_limits_and_comes_back(project: Path):
         service = compose["services"][name]
         assert set(service["secrets"]) <= set(Settings.model_fields)
         assert service["cap_drop"] == ["ALL"]
+        assert service["init"] is True, "ends what a health check leaves behind"
         assert {service["environment"][secret.upper()] for secret in service["secrets"]} == {""}
     used = {name for service in compose["services"].values() for name in service["secrets"]}
     assert set(compose["secrets"]) == used
@@ -312,6 +317,41 @@ def test_the_pods_on_the_page_can_start(project: Path):
         assert pod["securityContext"]["fsGroup"] == 10001, "the volumes belong to the image's user"
 
 
+def test_the_pods_on_the_page_serve_on_while_proxies_forget_them(project: Path):
+    """A web pod goes on for some seconds after its end was decided, and trusts the proxies.
+
+    A proxy sends requests to a pod until it has heard of that end, and they would be refused.
+    """
+    objects = {(item["kind"], item["metadata"]["name"]): item for item in kubernetes()}
+    [web] = objects["Deployment", "shop-web"]["spec"]["template"]["spec"]["containers"]
+    command, seconds = web["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    # Kubernetes gives the pod 30 s for both.
+    assert int(seconds) + CLOSE_SECONDS < 20
+
+    trusted = objects["ConfigMap", "shop"]["data"]["FORWARDED_ALLOW_IPS"]
+    of_compose = load(project, "compose.prod.yml")["services"]["web"]["environment"]
+    assert of_compose["FORWARDED_ALLOW_IPS"] == f"127.0.0.1,::1,{trusted}"
+    assert Settings(forwarded_allow_ips=trusted)
+
+
+def test_the_image_s_health_check_ends_when_the_page_hangs(project: Path, tmp_path: Path):
+    """The check of a web app that accepts connections and never answers ends in time.
+
+    A container engine kills only the shell of a check that takes too long.
+    """
+    text = (project / "Dockerfile").read_text("utf-8")
+    [check] = re.findall(r"(?ms)^HEALTHCHECK .+?CMD (\[.+?\])$", text)
+    worker = tmp_path / "vibetuner"
+    worker.write_text("#!/bin/sh\nexit 1\n")
+    worker.chmod(0o755)
+    environment = {**clean_environment(), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = json.loads(check.replace(":8000", f":{silent.getsockname()[1]}"))
+        done = subprocess.run(command, env=environment, check=False, timeout=60)
+    assert done.returncode == 1
+
+
 def test_the_secrets_on_the_page_are_settings():
     """Each key of the secret on the page is the name of a setting, so that its file is read."""
     page = (ROOT / "docs/how-to/deploy.md").read_text("utf-8")
@@ -328,7 +368,7 @@ def test_systemd_accepts_the_units_on_the_page(project: Path, tmp_path: Path):
     verifier = shutil.which("systemd-analyze")
     if verifier is None:
         pytest.skip("needs systemd-analyze")
-    page = (ROOT / "docs/how-to/without-containers.md").read_text("utf-8")
+    page = SYSTEMD.read_text("utf-8")
     units = dict(re.findall(r"(?s)```ini\n# /etc/systemd/system/(\S+)\n(.+?)```", page))
     assert set(units) == {
         "shop-web.service", "shop-worker.service", "shop-backup.service", "shop-backup.timer",
@@ -390,7 +430,7 @@ def test_a_release_has_a_bill_of_materials(tmp_path: Path):
 
 
 def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
-    """Compose and Kubernetes give a worker more time to stop than its grace period.
+    """Compose, Kubernetes and systemd give a worker more time to stop than its grace period.
 
     If a worker is killed earlier, it can't requeue what it has not finished.
     """
@@ -402,12 +442,15 @@ def test_a_worker_gets_more_time_to_stop_than_its_tasks(project: Path):
     [pod] = [one for one in kubernetes() if one["metadata"]["name"] == "shop-worker"]
     given = pod["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert given >= grace + STOP_SECONDS
+    [unit] = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", SYSTEMD.read_text("utf-8"))
+    assert int(unit) >= grace + STOP_SECONDS
 
 
 def test_development_follows_changes(project: Path):
     """In development, Compose mounts the code, and builds the image anew for new dependencies."""
     for name in ("web", "worker"):
         service = load(project, "compose.dev.yml")["services"][name]
+        assert service["init"] is True
         watched = {rule["path"]: rule["action"] for rule in service["develop"]["watch"]}
         assert watched == {"pyproject.toml": "rebuild", "uv.lock": "rebuild"}
         assert "./src:/app/src:ro" in service["volumes"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import py_compile
 import sys
+from pathlib import Path
 
 import anyio
 import pytest
@@ -36,3 +39,22 @@ def test_another_broken_pipe_than_the_output_is_reported(capsys: pytest.CaptureF
 
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: BrokenPipeError: the server has gone (set")
+
+
+def test_a_compiled_file_that_is_cut_off_is_named_with_its_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A full disk cuts off a compiled file, and every later start would end with an EOFError."""
+    source = tmp_path / "cut_off_module.py"
+    source.write_text("TEXT = 'a module that a full disk has met'\n", encoding="utf-8")
+    compiled = Path(py_compile.compile(str(source), doraise=True))
+    compiled.write_bytes(compiled.read_bytes()[:40])
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as ended, complaining():
+        importlib.import_module("cut_off_module")
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: A compiled file of Python is cut off, perhaps by a full disk. Make room, and run:  "
+        "find . -name '*.pyc' -delete\n"
+    )

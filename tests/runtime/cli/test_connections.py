@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
+import httpx2
 import pytest
 
 from vibetuner.cli.connections import Budget, Clients, LimitedServer, make_config
@@ -72,6 +73,35 @@ async def test_a_stop_waits_for_a_client_that_reads_and_for_no_other(
                 await asyncio.sleep(0.01)
             await serving
     assert not reads or received == size
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_proxy_is_trusted_by_either_address_of_a_listener_for_both(
+    stand_in: Any, host: str
+):
+    """On ``::``, a proxy that connects by IPv4 is trusted like one that connects by IPv6.
+
+    The app sees the visitor's address and scheme, and a client that no proxy forwards by its own.
+    """
+    stand_in()
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    server = LimitedServer(make_config(name_client, Settings()))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    async with httpx2.AsyncClient() as client:
+        url = f"http://[{host}]" if ":" in host else f"http://{host}"
+        url = f"{url}:{listener.getsockname()[1]}"
+        answers = [(await client.get(url, headers=sent)).text for sent in (forwarded, {})]
+    server.should_exit = True
+    await serving
+    assert answers == ["https 203.0.113.9", f"http {host}"]
+
+
+async def name_client(scope: Any, _receive: Any, send: Any) -> None:
+    """Answer with the scheme and the address of the client."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    body = f"{scope['scheme']} {scope['client'][0]}".encode()
+    await send({"type": "http.response.body", "body": body})
 
 
 async def answer(scope: Any, _receive: Any, send: Any) -> None:

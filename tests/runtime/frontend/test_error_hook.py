@@ -14,7 +14,7 @@ from vibetuner.config import using_settings
 from vibetuner.frontend.app import create_app
 
 FAILING = """
-    from fastapi import APIRouter, HTTPException
+    from fastapi import APIRouter, HTTPException, Request
 
     from vibetuner import VibetunerApp
     from vibetuner.errors import ErrorContext, ServiceUnavailable
@@ -41,6 +41,11 @@ FAILING = """
     @router.get("/gone")
     async def gone() -> None:
         raise HTTPException(404)
+
+
+    @router.post("/hooks/raw")
+    async def hook(request: Request) -> int:
+        return len(await request.body())
 
 
     async def on_error(error: BaseException, about: ErrorContext) -> None:
@@ -79,3 +84,39 @@ async def test_what_a_route_raises_is_reported(
         "GET /orders/away",
     )
     assert "on_error for GET /orders/away failed" in caplog.text
+
+
+async def test_a_client_that_leaves_is_not_reported(
+    stand_in: Callable[..., Any], caplog: pytest.LogCaptureFixture
+):
+    """A route that reads a body itself has no fault if the client leaves before all has come."""
+    stand_in(tune=FAILING)
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/orders/hooks/raw",
+        "query_string": b"",
+        "headers": [(b"content-length", b"100")],
+    }
+    arriving = iter(
+        [
+            {"type": "http.request", "body": b"begun", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with using_settings(NOTHING):
+        app = create_app()
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert (sys.modules["shop.tune"].reported, caplog.messages) == ([], [])

@@ -194,6 +194,12 @@ def _surprise(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = f" to {error.filename}" if error.filename else ""
         return f"Nothing more can be written{where}: {error.strerror}. Make room, and try again"
+    if isinstance(error, EOFError) and "marshal" in str(error):
+        # Python writes such files in part where the disk is full, and reads them ever after.
+        return (
+            "A compiled file of Python is cut off, perhaps by a full disk. Make room, and run:  "
+            "find . -name '*.pyc' -delete"
+        )
     while isinstance(error, ExceptionGroup):  # whose own message says nothing
         error = error.exceptions[0]
     message = first_line(error, "no message")

@@ -121,16 +121,36 @@ def make_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
     limited = type("Limited", (_Limited, AutoHTTPProtocol), {"clients": clients})
     buffer = memoryview(bytearray(PIECE_BYTES))
     return uvicorn.Config(
-        app,
+        _with_plain_clients(ProxyHeadersMiddleware(app, settings.forwarded_allow_ips)),
         http=cast("Any", lambda **options: _SmallReads(limited(**options), buffer)),
         lifespan="off",
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # they are read above, once the client has its plain address
         backlog=budget.at_once,  # asyncio accepts so many in one turn
         ws_max_size=settings.max_body,
-        forwarded_allow_ips=settings.forwarded_allow_ips,
         **options,
     )
+
+
+def _with_plain_clients(app: Any) -> Any:
+    """Wrap ``app`` to see IPv4 clients by their IPv4 address, also on a listener for both."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if client := scope.get("client"):
+            scope["client"] = (_plain(client[0]), client[1])
+        await app(scope, receive, send)
+
+    return serve
+
+
+def _plain(address: str) -> str:
+    """Return an address; without the prefix of a listener on ``::`` if it is one of IPv4.
+
+    >>> _plain("::ffff:192.0.2.7"), _plain("192.0.2.7"), _plain("2001:db8::7")
+    ('192.0.2.7', '192.0.2.7', '2001:db8::7')
+    """
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def _answer(status: str, headers: str = "", text: str = "") -> bytes:
@@ -236,7 +256,7 @@ class _Limited(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if isinstance(peer, tuple) else None
+        self._address = _plain(str(peer[0])) if isinstance(peer, tuple) else None
         if status := self.clients.admit(self._address, len(self.connections)):
             self._refused = True
             cast("asyncio.Transport", transport).write(_answer(status, "Retry-After: 5\r\n"))

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -49,7 +49,12 @@ def error_handlers(headers: Mapping[str, str]) -> dict[Any, Any]:
         answer.headers.update(headers)
         return answer
 
-    return {HTTPException: refused, RequestValidationError: _invalid, 500: crashed}
+    return {
+        HTTPException: refused,
+        RequestValidationError: _invalid,
+        ClientDisconnect: _left,
+        500: crashed,
+    }
 
 
 def with_page(request: Request, answer: Response, message: str = "") -> Response:
@@ -115,6 +120,11 @@ def _is_of_value(error: Exception) -> bool:
     while refusal is not None and not isinstance(refusal, OverflowError):
         refusal = refusal.__cause__
     return refusal is not None
+
+
+async def _left(_request: Request, _error: ClientDisconnect) -> Response:
+    """Answer a client that left before its whole body had come, which is no fault of the app."""
+    return Response(status_code=400)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
