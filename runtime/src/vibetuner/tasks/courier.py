@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 200
 POLL_SECONDS = 2.0
+# A database that has vanished from the network is noticed only after a quarter of an hour.
+RELAY_SECONDS = 15.0
 LOOKUP_SECONDS = 1.0
 CLOSING_SECONDS = 2.0
 # The server remembers for this long that it has received a row; once the row is deleted, FORGET_MS.
@@ -277,7 +279,8 @@ class Courier:
         relay = store, durable
         while True:
             try:
-                more = await self.hand_on(store, durable=durable) == ROWS_AT_ONCE
+                async with asyncio.timeout(RELAY_SECONDS):
+                    more = await self.hand_on(store, durable=durable) == ROWS_AT_ONCE
             except Exception as error:  # noqa: BLE001 - whatever breaks it, the rows are kept
                 reason, more = first_line(error), False
                 if relay not in self._failing and reason not in self._failing.values():

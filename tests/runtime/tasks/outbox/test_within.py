@@ -501,6 +501,25 @@ async def test_a_hand_on_that_is_late_ends_with_its_worker(
     assert (await database.store.waiting())[0] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+async def test_a_relay_gives_up_a_database_that_does_not_answer(
+    database: Database, worker: TaskWorker, receipt: Any, caplog: pytest.LogCaptureFixture
+):
+    """A relay whose database is silent says so once, and hands on what waits when it answers."""
+    async with database.session() as session:
+        await receipt.enqueue("T1").within(session)
+    silent = "tasks wait in the outbox: no answer in time. See:  vibetuner doctor"
+    async with sql_engine.get().connect() as other:
+        await other.execute(text("LOCK TABLE task_outbox IN ACCESS EXCLUSIVE MODE"))
+        async with worker, worker.courier.relaying():
+            await eventually(lambda: silent in caplog.messages)
+            await other.rollback()
+            await emptied(database.store)
+            assert await worker.queue_size() == 1
+    assert caplog.messages.count(silent) == 1
+
+
 async def _waits_for_a_lock(session: Any) -> bool:
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     return bool((await session.exec(waiting)).one()[0])
