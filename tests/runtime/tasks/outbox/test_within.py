@@ -506,7 +506,7 @@ async def test_a_hand_on_that_is_late_ends_with_its_worker(
 async def test_a_relay_gives_up_a_database_that_does_not_answer(
     database: Database, worker: TaskWorker, receipt: Any, caplog: pytest.LogCaptureFixture
 ):
-    """A relay whose database is silent says so once, and hands on what waits when it answers."""
+    """A relay whose database is silent logs that once, and hands on what waits when it answers."""
     async with database.session() as session:
         await receipt.enqueue("T1").within(session)
     silent = "tasks wait in the outbox: no answer in time. See:  vibetuner doctor"
