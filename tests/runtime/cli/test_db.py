@@ -592,6 +592,24 @@ def test_the_doctor_names_what_the_tables_lack(project: Path):
     assert (well["level"], well["text"]) == ("ok", "as the models have them")
 
 
+def test_the_doctor_names_a_server_that_takes_no_writes(tmp_path: Path, postgres: str):
+    """The doctor names a PostgreSQL that only reads, as the standby after a failover does."""
+    url = make_database(postgres)
+    project = make_project(tmp_path, url)
+    db(project, "upgrade")
+
+    async def make_read_only() -> None:
+        connection = await asyncpg.connect(url)
+        name = make_url(url).database
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await connection.close()
+
+    asyncio.run(make_read_only())
+    found = tables_in_doctor(project)
+    assert found["text"] == "on a read-only server"
+    assert found["cure"] == "point DATABASE_URL at the primary"
+
+
 def test_the_doctor_names_a_migration_whose_file_is_missing(project: Path):
     """The doctor names a migration whose file is missing, as on another branch."""
     db(project, "revision Start")

@@ -112,7 +112,13 @@ async def check_tables(settings: Settings, project: ProjectInfo) -> list[Finding
     tables = Finding("ok", "SQL tables", "as the models have them")
     from vibetuner.resources.sql import open_sql
 
-    async with open_sql(settings):
+    async with open_sql(settings) as engine:
+        if engine.dialect.name == "postgresql":
+            async with engine.connect() as connection:
+                state = await connection.exec_driver_sql("SHOW transaction_read_only")
+                if state.scalar() == "on":
+                    cure = "point DATABASE_URL at the primary"
+                    return [Finding("error", "SQL tables", "on a read-only server", cure)]
         return [tables, *await _read_outbox()]
 
 
