@@ -27,6 +27,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 LIBRARIES = (
     "alembic.command",
@@ -176,8 +177,17 @@ def run(option: str, program: str, *arguments: str) -> int:
 
 def start(option: str, program: str, *arguments: str) -> None:
     if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        at_once = os._exit
         # A file of coverage.py in site-packages does this at the start of the interpreter.
         importlib.import_module("coverage").process_startup(force=True)
+        with_figures = os._exit
+
+        def leave(code: int) -> NoReturn:
+            # While other threads run, coverage.py may crash as it writes its figures.
+            is_alone = threading.current_thread() is threading.main_thread()
+            (with_figures if is_alone else at_once)(code)
+
+        os._exit = leave
     sys.argv = [option, *arguments]
     sys.path.insert(0, str(Path.cwd()) if option == "-m" else "")
     if option == "-m":
