@@ -205,9 +205,9 @@ def end(code: int, libraries: set[str]) -> None:
         flush()
     except (OSError, ValueError):
         sys.exit(code)  # the interpreter meets the same error, and reports it
-    # coverage.py writes its figures in os._exit().
     # The interpreter lets no other thread go on from here, so that none meets a cleared module.
     threading.excepthook = lambda _: None
+    # coverage.py writes its figures in os._exit().
     going = [one for one in sys.modules if one not in libraries and not one.startswith("coverage")]
     own = [weakref.ref(sys.modules.pop(name)) for name in going]
     gc.collect()

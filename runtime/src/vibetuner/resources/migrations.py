@@ -302,9 +302,10 @@ def _run_in_transaction(connection: Connection, options: dict[str, Any]) -> None
 
 @asynccontextmanager
 async def _connect(url: str) -> AsyncIterator[AsyncConnection]:
-    is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    options = {} if is_sqlite else asyncpg_options(make_url(url))
-    engine = create_async_engine(url, poolclass=NullPool, connect_args=options)
+    address = make_url(url)
+    is_sqlite = address.get_backend_name() == "sqlite"
+    options = {} if is_sqlite else asyncpg_options(address)
+    engine = create_async_engine(address, poolclass=NullPool, connect_args=options)
     if is_sqlite:
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)

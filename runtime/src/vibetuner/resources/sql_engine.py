@@ -232,14 +232,14 @@ def _shield(engine: AsyncEngine) -> None:
         "do_rollback": dialect.do_rollback,
         "do_terminate": dialect.do_terminate,
     }
-    if dialect.name != "sqlite":
+    if dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "close", _close_sqlite)
+    else:
         steps["connect"] = partial(_connect_postgres, dialect.connect)
         steps["do_terminate"] = partial(_cancel_and_terminate, dialect.do_terminate)
     # SQLAlchemy has no events for these steps.
     for name, step in steps.items():
         setattr(dialect, name, partial(_finish_step, step))
-    if dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "close", _close_sqlite)
 
 
 def _name_outages(engine: AsyncEngine, settings: Settings, *, has_limit: bool) -> None:
@@ -327,12 +327,12 @@ def _connect_postgres(connect: Callable[..., Any], *arguments: Any, **options: A
     gives up and hangs up. PostgreSQL has the setting since version 14, and not on every system.
     """
     connection = connect(*arguments, **options)
-    driver = connection.driver_connection
+    setting = f"SET client_connection_check_interval = {CHECK_MS}"
     try:
         with suppress(import_module("asyncpg").PostgresError):
-            await_(driver.execute(f"SET client_connection_check_interval = {CHECK_MS}"))
+            await_(connection.driver_connection.execute(setting))
     except BaseException:
-        driver.terminate()
+        _hang_up(connection)
         raise
     return connection
 
